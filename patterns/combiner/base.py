@@ -1,0 +1,160 @@
+"""What all Combiners share: partitions of the keys, and the dense map that follows from them."""
+
+import abc
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from patterns.base import Paper, Pattern, Shape
+from patterns.combiner.summary import SummaryKind
+
+DIRECT = -1
+INVISIBLE = -2
+
+PAPER = Paper(
+    title="Combiner: Full Attention Transformer with Sparse Computation Cost",
+    authors="Ren, H. Dai, Z. Dai, Yang, Leskovec, Schuurmans, B. Dai",
+    year=2021,
+    link="https://arxiv.org/abs/2107.05768",
+)
+
+
+class CombinerPattern(Pattern):
+    """A pattern that partitions what a query sees into direct keys and regions.
+
+    Subclasses have the fields `summary` (see `patterns.combiner.summary`), `sink` (leading tokens
+    that are always direct and belong to no region) and `near` (previous blocks or rows that are
+    direct), and say who belongs where in `partitions`.
+    """
+
+    paper: ClassVar = PAPER
+    aim: ClassVar = "approximates"
+    backends: ClassVar = ("sdpa", "eager")
+
+    summary: SummaryKind
+    sink: int
+    near: int
+
+    @abc.abstractmethod
+    def partitions(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
+        """For each plan, what every key is to these queries: int64 [rows, L].
+
+        DIRECT, INVISIBLE, or the number of the region that holds the key. Equal numbers mean the
+        same region: the same tokens, hence one summary, for every query that uses it.
+        """
+
+    joint: ClassVar[bool] = True  # several plans share one softmax; otherwise they are averaged
+
+    def _support(self, rows: Tensor, length: int) -> Tensor:
+        return self.partitions(rows, length)[0] != INVISIBLE
+
+    def _weights(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+        per_row = max(1, q.shape[0] * q.shape[1] * q.shape[2] * q.shape[3])
+        step = max(1, (1 << 26) // per_row)
+        return torch.cat([self._map(q, k, part, scale) for part in rows.split(step)], dim=2)
+
+    def _map(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+        plans = self.partitions(rows, q.shape[2])
+        if len(plans) == 1 or not self.joint:
+            maps = [self._one_softmax(q, k, rows, (plan,), scale) for plan in plans]
+            return sum(maps[1:], maps[0]) / len(maps)
+        return self._one_softmax(q, k, rows, plans, scale)
+
+    def _one_softmax(
+        self, q: Tensor, k: Tensor, rows: Tensor, plans: tuple[Tensor, ...], scale: float
+    ) -> Tensor:
+        reading = q[:, :, rows]
+        direct = scale * (reading @ k.transpose(-1, -2))
+        logits = [direct.masked_fill(plans[0] != DIRECT, -math.inf)]
+        members = []
+        for plan in plans:
+            regions, belongs = torch.unique(plan.clamp(min=DIRECT), return_inverse=True)
+            # One entry for each (region, token), whichever queries use the region.
+            pair, entry = torch.unique(belongs * q.shape[2] + _columns(plan), return_inverse=True)
+            region, token = pair // q.shape[2], pair % q.shape[2]
+            key, bias, local = self._summarise(q, k, regions, region, token, scale)
+            scores = scale * (reading @ key.transpose(-1, -2)) + bias[..., None, :]
+            seen = torch.zeros(len(rows), len(regions), dtype=torch.bool, device=q.device)
+            seen.scatter_(1, belongs, True)
+            seen &= regions > DIRECT
+            logits.append(scores.masked_fill(~seen, -math.inf))
+            members.append((belongs, local[..., entry], plan > DIRECT))
+        sizes = [part.shape[-1] for part in logits]
+        whole, *shares = torch.cat(logits, dim=-1).softmax(dim=-1).split(sizes, dim=-1)
+        for share, (belongs, local, inside) in zip(shares, members, strict=True):
+            mass = share.gather(-1, belongs.expand(*share.shape[:2], -1, -1))
+            whole = whole + torch.where(inside, mass * local, 0)
+        return whole
+
+    def _summarise(
+        self, q: Tensor, k: Tensor, regions: Tensor, region: Tensor, token: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Region keys [B, H, R, D], biases [B, H, R] and local weights [B, H, entries]."""
+        count = len(regions)
+        queries, keys = q[:, :, token], k[:, :, token]
+        if self.summary == "max":
+            query, key = (_segment_max(x, region, count) for x in (queries, keys))
+        else:
+            query, key = (_segment_mean(x, region, count) for x in (queries, keys))
+        scores = scale * (query[:, :, region] * keys).sum(dim=-1)
+        local, total = _segment_softmax(scores, region, count)
+        bias = torch.zeros_like(total)
+        if self.summary == "variational":
+            key = _segment_sum(local[..., None] * keys, region, count)
+            bias = total - scale * (query * key).sum(dim=-1)
+        elif self.summary == "mean+size":
+            bias = bias + torch.bincount(region, minlength=count).to(bias.dtype).log()
+        return key, bias - math.log(self._multiplicity()) * (self.summary == "variational"), local
+
+    def _multiplicity(self) -> int:
+        """How many regions of one softmax hold the same token."""
+        return 1
+
+    def _flops(self, shape: Shape, attended: int, building: int) -> int:
+        # A variational summary also weighs the keys of its region.
+        weighed = 6 if self.summary == "variational" else 4
+        return shape.dim * (4 * attended + weighed * building)
+
+
+def _columns(plan: Tensor) -> Tensor:
+    return torch.arange(plan.shape[1], device=plan.device)
+
+
+def _index(region: Tensor, like: Tensor) -> Tensor:
+    return region.expand(like.shape[:2] + region.shape) if like.ndim == 3 else (
+        region[:, None].expand(like.shape)
+    )
+
+
+def _segment_sum(x: Tensor, region: Tensor, count: int) -> Tensor:
+    total = x.new_zeros(*x.shape[:2], count, *x.shape[3:])
+    return total.scatter_add(2, _index(region, x), x)
+
+
+def _segment_mean(x: Tensor, region: Tensor, count: int) -> Tensor:
+    size = torch.bincount(region, minlength=count).clamp(min=1).to(x.dtype)
+    return _segment_sum(x, region, count) / size[:, None]
+
+
+def _segment_max(x: Tensor, region: Tensor, count: int) -> Tensor:
+    """The largest of each segment; the gradient goes to the first of equals."""
+    index = _index(region, x)
+    fresh = x.detach().new_full((*x.shape[:2], count, x.shape[3]), -math.inf)
+    largest = fresh.scatter_reduce(2, index, x.detach(), "amax")
+    place = torch.arange(len(region), device=x.device)[:, None].expand(x.shape)
+    place = place.masked_fill(x != largest.gather(2, index), len(region))
+    first = torch.full_like(largest, len(region), dtype=torch.int64)
+    first = first.scatter_reduce(2, index, place, "amin")
+    return x.gather(2, first.clamp(max=len(region) - 1))
+
+
+def _segment_softmax(scores: Tensor, region: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Softmax within each segment, and the log-sum-exp of each."""
+    index = _index(region, scores)
+    fresh = scores.detach().new_full((*scores.shape[:2], count), -math.inf)
+    largest = fresh.scatter_reduce(2, index, scores.detach(), "amax")
+    risen = (scores - largest.gather(2, index)).exp()
+    total = _segment_sum(risen, region, count)
+    return risen / total.gather(2, index), total.log() + largest

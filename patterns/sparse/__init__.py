@@ -1,0 +1,1 @@
+"""Softmax over fewer keys: which ones is fixed by position or chosen by content."""
