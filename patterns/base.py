@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,17 @@ Aim = Literal["exact", "subset", "approximates", "reshapes", "replaces"]
 """What a pattern tries to be: full softmax itself; softmax over fewer keys; close to the full
 softmax map; softmax-like but different on purpose; another operator. The distance to full softmax
 is an error for the first three and only a distance for the others."""
+
+
+if TYPE_CHECKING:
+    AutoInt = int
+else:
+    AutoInt = int | None
+"""The type of a parameter with an automatic value: None until `resolve` fills it in, so that the
+methods with an underscore, which only resolved patterns run, may take it for a number."""
+
+AUTO: Any = None
+"""The default of such a parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +124,7 @@ class Pattern(abc.ABC):
 
     def _refusal(self, backend: str, q: Tensor) -> str | None:
         """Why this backend cannot run these inputs, or None; see `patterns.dense` for the usual."""
-        from patterns.dense import refusal  # noqa: PLC0415  (dense imports this module)
+        from patterns.dense import refusal
 
         return refusal(backend, q)
 
@@ -256,7 +267,9 @@ class Pattern(abc.ABC):
         return self._attend(q, expand_groups(k, heads), expand_groups(v, heads), scale, backend)
 
     def _automatic(self, field: str, length: int) -> Any:
-        return automatic_block(length) if field in ("block", "columns", "stride", "window") else None
+        return (
+            automatic_block(length) if field in ("block", "columns", "stride", "window") else None
+        )
 
     def _flops(self, shape: Shape, attended: int, building: int) -> int:
         return 4 * shape.dim * (attended + building)

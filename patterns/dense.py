@@ -36,6 +36,9 @@ class Visibility:
     window: tuple[int, int] | None = None
 
 
+EVERYTHING = Visibility()
+
+
 def refusal(backend: str, q: Tensor) -> str | None:
     """Why a backend cannot run these inputs, or None."""
     if backend != "sdpa":
@@ -256,6 +259,6 @@ def _fused_backward(
             grad, q, k, v, bias, out, lse, unused, unused, 0.0,
             [True, True, True, False], visible.causal, scale=scale,
         )[:3]  # fmt: skip
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         grad[..., : shape[-1]].sum_to_size(shape) for grad, shape in zip(grads, shapes, strict=True)
     )

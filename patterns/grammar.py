@@ -110,7 +110,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def spell(name: str, value: Any, *, hide: Iterable[str] = ()) -> str:
-    """The spec that `build_all` reads back as this object: fields at their defaults are left out."""
+    """The spec that `build_all` reads back as this object; fields at their defaults are left out."""
     shown = [
         f"{field.name}={_spell_value(getattr(value, field.name))}"
         for field in dataclasses.fields(value)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from patterns import dense
-from patterns.dense import Visibility
+from patterns.dense import EVERYTHING, Visibility
 
 
 class Layout(Protocol):
@@ -107,7 +107,7 @@ class Piece:
     layout: Layout
     k: Tensor
     v: Tensor
-    visible: Visibility = Visibility()
+    visible: Visibility = EVERYTHING
     bias: Tensor | None = None
 
 

@@ -35,8 +35,10 @@ def discover(modules: Iterator[ModuleType] | list[ModuleType]) -> Mapping[str, t
             raise ImportError(f"{module.__file__} defines {names}: one pattern a file")
         for cls in classes:
             if cls.name in found:
-                raise ImportError(f"{module.__file__} and {found[cls.name].__module__} "
-                                  f"both define the pattern {cls.name!r}")
+                raise ImportError(
+                    f"{module.__file__} and {found[cls.name].__module__} "
+                    f"both define the pattern {cls.name!r}"
+                )
             found[cls.name] = cls
     return MappingProxyType(dict(sorted(found.items())))
 

@@ -53,13 +53,13 @@ class CombinerPattern(Pattern):
     def _weights(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
         per_row = max(1, q.shape[0] * q.shape[1] * q.shape[2] * q.shape[3])
         step = max(1, (1 << 26) // per_row)
-        return torch.cat([self._map(q, k, part, scale) for part in rows.split(step)], dim=2)
+        return torch.cat([self._map(q, k, part, scale) for part in torch.split(rows, step)], dim=2)
 
     def _map(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
         plans = self.partitions(rows, q.shape[2])
         if len(plans) == 1 or not self.joint:
             maps = [self._one_softmax(q, k, rows, (plan,), scale) for plan in plans]
-            return sum(maps[1:], maps[0]) / len(maps)
+            return torch.stack(maps).mean(dim=0)
         return self._one_softmax(q, k, rows, plans, scale)
 
     def _one_softmax(
@@ -82,7 +82,7 @@ class CombinerPattern(Pattern):
             logits.append(scores.masked_fill(~seen, -math.inf))
             members.append((belongs, local[..., entry], plan > DIRECT))
         sizes = [part.shape[-1] for part in logits]
-        whole, *shares = torch.cat(logits, dim=-1).softmax(dim=-1).split(sizes, dim=-1)
+        whole, *shares = torch.split(torch.cat(logits, dim=-1).softmax(dim=-1), sizes, dim=-1)
         for share, (belongs, local, inside) in zip(shares, members, strict=True):
             mass = share.gather(-1, belongs.expand(*share.shape[:2], -1, -1))
             whole = whole + torch.where(inside, mass * local, 0)
@@ -123,8 +123,10 @@ def _columns(plan: Tensor) -> Tensor:
 
 
 def _index(region: Tensor, like: Tensor) -> Tensor:
-    return region.expand(like.shape[:2] + region.shape) if like.ndim == 3 else (
-        region[:, None].expand(like.shape)
+    return (
+        region.expand(like.shape[:2] + region.shape)
+        if like.ndim == 3
+        else (region[:, None].expand(like.shape))
     )
 
 

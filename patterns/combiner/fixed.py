@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import require_not_negative, require_positive
+from patterns.base import AUTO, AutoInt, require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.summary import SummaryKind, summarise
 from patterns.dense import Visibility
@@ -34,7 +34,7 @@ class CombinerFixed(CombinerPattern):
     """
 
     causal: bool = True
-    block: int | None = None  # tokens a region, s in the paper; automatic: about sqrt(L)
+    block: AutoInt = AUTO  # tokens a region, s in the paper; automatic: about sqrt(L)
     summary: SummaryKind = "max"
     sink: int = 0  # leading tokens that are always direct and belong to no region
     near: int = 0  # neighbouring blocks that are direct
@@ -94,8 +94,8 @@ class CombinerFixed(CombinerPattern):
         used = slice(first, first + self._far(blocks))
         token = torch.arange(blocks.count * block, device=q.device).view(-1, block)[used]
         member = (token >= self.sink) & (token < blocks.length)
-        tokens = (blocks.arrange(x)[:, used] for x in (q, k, v))
-        key, value, bias = summarise(*tokens, member, self.summary, scale)
+        q, k, v = (blocks.arrange(x)[:, used] for x in (q, k, v))
+        key, value, bias = summarise(q, k, v, member, self.summary, scale)
         # Every column of the grid asks the same summaries: row r those of blocks before r - near.
         if self.causal:
             layout = Columns(blocks.length, block, skip=first + self.near + 1)

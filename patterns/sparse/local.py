@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from patterns.base import Paper, require_positive
+from patterns.base import AUTO, AutoInt, Paper, require_positive
 from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
 from patterns.sparse.window import window_pairs, window_piece
@@ -31,7 +31,7 @@ class Local(MaskPattern):
     """
 
     causal: bool = True
-    window: int | None = None  # tokens seen, the own one included; automatic: about sqrt(L)
+    window: AutoInt = AUTO  # tokens seen, the own one included; automatic: about sqrt(L)
 
     name: ClassVar = "local"
     paper: ClassVar = Paper(
