@@ -28,10 +28,14 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of consecutive rows: M blocks of Q rows; the last one is padded with zeros."""
+    """Blocks of consecutive rows: M blocks of Q rows, without the first `skip` blocks.
+
+    The last one is padded with zeros.
+    """
 
     length: int
     block: int
+    skip: int = 0
 
     @property
     def count(self) -> int:
@@ -40,20 +44,26 @@ class Blocks:
 
     def arrange(self, x: Tensor) -> Tensor:
         x = pad_rows(x, self.count * self.block)
-        return x.reshape(-1, self.count, self.block, x.shape[-1])
+        return x.reshape(-1, self.count, self.block, x.shape[-1])[:, self.skip :]
 
     def restore(self, x: Tensor, batch: int, fill: float) -> Tensor:
+        x = pad(x, (0, 0, 0, 0, self.skip, 0), value=fill)
         x = x.reshape(batch, -1, self.count * self.block, x.shape[-1])
         return x[:, :, : self.length]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows as a grid of `width` columns: M columns of Q grid rows, without the first `skip`."""
+    """The rows as a grid of `width` columns: M columns of Q grid rows.
+
+    Without the first `skip` grid rows, `before` columns at the left and `after` at the right.
+    """
 
     length: int
     width: int
     skip: int = 0
+    before: int = 0
+    after: int = 0
 
     @property
     def grid_rows(self) -> int:
@@ -62,10 +72,11 @@ class Columns:
 
     def arrange(self, x: Tensor) -> Tensor:
         grid = Blocks(self.length, self.width).arrange(x)
-        return grid[:, self.skip :].transpose(1, 2)
+        return grid[:, self.skip :, self.before : self.width - self.after].transpose(1, 2)
 
     def restore(self, x: Tensor, batch: int, fill: float) -> Tensor:
-        grid = pad(x.transpose(1, 2), (0, 0, 0, 0, self.skip, 0), value=fill)
+        missing = (0, 0, self.before, self.after, self.skip, 0)
+        grid = pad(x.transpose(1, 2), missing, value=fill)
         return Blocks(self.length, self.width).restore(grid, batch, fill)
 
 
@@ -82,6 +93,17 @@ class Whole:
     def restore(self, x: Tensor, batch: int, fill: float) -> Tensor:
         x = pad(x, (0, 0, self.start, 0), value=fill)
         return x.reshape(batch, -1, self.length, x.shape[-1])
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows that lie as the piece wants them, [N, M, Q, E] from the start."""
+
+    def arrange(self, x: Tensor) -> Tensor:
+        return x
+
+    def restore(self, x: Tensor, batch: int, fill: float) -> Tensor:
+        return x
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,13 @@ def attend_pieces(q: Tensor, pieces: list[Piece], scale: float, backend: str) ->
 
     The first piece must show every row at least one key: the others are merged into it.
     """
+    return attend_pieces_lse(q, pieces, scale, backend)[0]
+
+
+def attend_pieces_lse(
+    q: Tensor, pieces: list[Piece], scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The same with the log-sum-exp of each row, [B, H, L, 1]; both have gradients."""
     tensors: list[Tensor] = []
     for piece in pieces:
         queries, keys = piece.layout.arrange(q), piece.k
@@ -123,7 +152,7 @@ def attend_pieces(q: Tensor, pieces: list[Piece], scale: float, backend: str) ->
             queries, keys = _with_bias(queries, keys, piece.bias, scale)
         tensors += [queries, keys, piece.v]
     plan = [(piece.layout, piece.visible) for piece in pieces]
-    merged: Tensor = _Merged.apply(plan, scale, backend, q.shape[0], *tensors)  # type: ignore[no-untyped-call]
+    merged: tuple[Tensor, Tensor] = _Merged.apply(plan, scale, backend, q.shape[0], *tensors)  # type: ignore[no-untyped-call]
     return merged
 
 
@@ -138,7 +167,7 @@ class _Merged(torch.autograd.Function):
         backend: str,
         batch: int,
         *tensors: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         out = lse = torch.empty(0)
         for index, (layout, visible) in enumerate(plan):
             q, k, v = tensors[3 * index : 3 * index + 3]
@@ -156,17 +185,21 @@ class _Merged(torch.autograd.Function):
         out = out.to(tensors[0].dtype)
         ctx.save_for_backward(out, lse, *tensors)
         ctx.plan, ctx.scale, ctx.backend = plan, scale, backend
-        return out
+        ctx.set_materialize_grads(False)
+        return out, lse
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None, lse_grad: Tensor | None) -> tuple[Any, ...]:
         out, lse, *tensors = ctx.saved_tensors
+        grad = torch.zeros_like(out) if grad is None else grad
         found: list[Tensor] = []
         for index, (layout, visible) in enumerate(ctx.plan):
             q, k, v = tensors[3 * index : 3 * index + 3]
-            rows = (layout.arrange(x) for x in (grads[0], out, lse))
-            grad_, out_, lse_ = rows
-            found += dense.backward(ctx.backend, grad_, q, k, v, out_, lse_, visible, ctx.scale)
+            grad_, out_, lse_ = (layout.arrange(x) for x in (grad, out, lse))
+            of_lse = None if lse_grad is None else layout.arrange(lse_grad)
+            found += dense.backward(
+                ctx.backend, grad_, q, k, v, out_, lse_, visible, ctx.scale, of_lse
+            )
         return None, None, None, None, *found
 
 
