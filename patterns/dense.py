@@ -265,6 +265,8 @@ def _fused_backward(
         )  # fmt: skip
         grads = [x.transpose(1, 2) for x in grads]
     else:
+        # In 16 bits the kernel reads the output as if it lay as [N, Q, M, E], whatever its strides.
+        out = out.transpose(1, 2).contiguous().transpose(1, 2)
         rows = -(-q.shape[2] // 32) * 32  # the efficient kernel keeps its statistics in full tiles
         lse = torch.nn.functional.pad(lse, (0, rows - q.shape[2]), value=math.inf)
         unused = torch.zeros((), dtype=torch.int64, device=q.device)

@@ -28,14 +28,15 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of consecutive rows: M blocks of Q rows, without the first `skip` blocks.
+    """Blocks of consecutive rows: M blocks of Q rows; the last one is padded with zeros.
 
-    The last one is padded with zeros.
+    Without the first `skip` blocks and the last `drop` ones.
     """
 
     length: int
     block: int
     skip: int = 0
+    drop: int = 0
 
     @property
     def count(self) -> int:
@@ -44,10 +45,11 @@ class Blocks:
 
     def arrange(self, x: Tensor) -> Tensor:
         x = pad_rows(x, self.count * self.block)
-        return x.reshape(-1, self.count, self.block, x.shape[-1])[:, self.skip :]
+        x = x.reshape(-1, self.count, self.block, x.shape[-1])
+        return x[:, self.skip : self.count - self.drop]
 
     def restore(self, x: Tensor, batch: int, fill: float) -> Tensor:
-        x = pad(x, (0, 0, 0, 0, self.skip, 0), value=fill)
+        x = pad(x, (0, 0, 0, 0, self.skip, self.drop), value=fill)
         x = x.reshape(batch, -1, self.count * self.block, x.shape[-1])
         return x[:, :, : self.length]
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from patterns.base import Paper, Pattern, Shape
-from patterns.pieces import with_unused
+from patterns.pieces import Blocks, with_unused
+
+_BLOCK = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Uniform(Pattern):
         values = v.to(torch.promote_types(v.dtype, torch.float32))
         if self.causal:
             seen = torch.arange(1, v.shape[2] + 1, device=v.device, dtype=values.dtype)
-            mean = values.cumsum(dim=2) / seen[:, None]
+            mean = _running_sum(values) / seen[:, None]
         else:
             mean = values.mean(dim=2, keepdim=True)
         return with_unused(mean.to(v.dtype).expand_as(v).contiguous(), q, k)
@@ -64,3 +66,15 @@ class Uniform(Pattern):
 
     def _flops(self, shape: Shape, attended: int, building: int) -> int:
         return 2 * shape.dim * shape.length
+
+
+def _running_sum(x: Tensor) -> Tensor:
+    """The cumulative sum over rows, as a product within blocks and a sum over blocks.
+
+    GPUs are slow to accumulate along a dimension that is not the last one.
+    """
+    blocks = Blocks(x.shape[2], _BLOCK)
+    rows = blocks.arrange(x)  # [N, M, block, D]
+    totals = rows.sum(dim=2, keepdim=True)
+    inside = x.new_ones(_BLOCK, _BLOCK).tril() @ rows
+    return blocks.restore(inside + totals.cumsum(dim=1) - totals, x.shape[0], 0.0)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from patterns.base import Paper, Pattern, Shape
-from patterns.combiner.summary import SummaryKind
 
 DIRECT = -1
 INVISIBLE = -2
@@ -26,14 +25,14 @@ class CombinerPattern(Pattern):
 
     Subclasses have the fields `summary` (see `patterns.combiner.summary`), `sink` (leading tokens
     that are always direct and belong to no region) and `near` (previous blocks or rows that are
-    direct), and say who belongs where in `partitions`.
+    direct), say who belongs where in `partitions`, and count it in `region_counts`.
     """
 
     paper: ClassVar = PAPER
     aim: ClassVar = "approximates"
     backends: ClassVar = ("sdpa", "eager")
 
-    summary: SummaryKind
+    summary: str
     sink: int
     near: int
 
@@ -45,7 +44,14 @@ class CombinerPattern(Pattern):
         same region: the same tokens, hence one summary, for every query that uses it.
         """
 
-    joint: ClassVar[bool] = True  # several plans share one softmax; otherwise they are averaged
+    @abc.abstractmethod
+    def region_counts(self, length: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each plan, of every region its tokens and its readers: two int64 tensors."""
+
+    @property
+    def joint(self) -> bool:
+        """Several plans share one softmax, direct keys told once; otherwise they are averaged."""
+        return True
 
     def _support(self, rows: Tensor, length: int) -> Tensor:
         return self.partitions(rows, length)[0] != INVISIBLE
@@ -98,11 +104,10 @@ class CombinerPattern(Pattern):
             query, key = (_segment_max(x, region, count) for x in (queries, keys))
         else:
             query, key = (_segment_mean(x, region, count) for x in (queries, keys))
-        scores = scale * (query[:, :, region] * keys).sum(dim=-1)
-        local, total = _segment_softmax(scores, region, count)
+        local, total = local_softmax(query, keys, region, scale)
         bias = torch.zeros_like(total)
         if self.summary == "variational":
-            key = _segment_sum(local[..., None] * keys, region, count)
+            key = weighted_sum(local, keys, region, count)
             bias = total - scale * (query * key).sum(dim=-1)
         elif self.summary == "mean+size":
             bias = bias + torch.bincount(region, minlength=count).to(bias.dtype).log()
@@ -112,10 +117,41 @@ class CombinerPattern(Pattern):
         """How many regions of one softmax hold the same token."""
         return 1
 
+    def _pairs(self, length: int) -> tuple[int, int]:
+        # Direct keys and regions partition what a query sees.
+        attended = building = 0
+        visible = length * (length + 1) // 2 if self.causal else length**2
+        for index, (sizes, readers) in enumerate(self.region_counts(length)):
+            if index == 0 or not self.joint:
+                attended += visible - int((sizes * readers).sum())
+            attended += int(readers[sizes > 0].sum())
+            building += int(sizes[readers > 0].sum())
+        return attended, building
+
+    def _summaries(self, length: int) -> int:
+        counts = self.region_counts(length)
+        return sum(int(((sizes > 0) & (readers > 0)).sum()) for sizes, readers in counts)
+
     def _flops(self, shape: Shape, attended: int, building: int) -> int:
-        # A variational summary also weighs the keys of its region.
-        weighed = 6 if self.summary == "variational" else 4
+        # These summaries also weigh the keys of their region.
+        weighed = 6 if self.summary in ("variational", "wsum") else 4
         return shape.dim * (4 * attended + weighed * building)
+
+
+def local_softmax(
+    query: Tensor, keys: Tensor, region: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Weights of the keys [B, H, E, D] of regions for their query [B, H, R, D], and log-sum-exps.
+
+    `region` [E] says which of the R regions each key belongs to.
+    """
+    scores = scale * (query[:, :, region] * keys).sum(dim=-1)
+    return _segment_softmax(scores, region, query.shape[2])
+
+
+def weighted_sum(local: Tensor, keys: Tensor, region: Tensor, count: int) -> Tensor:
+    """The keys of each of `count` regions, summed with their weights: [B, H, R, D]."""
+    return _segment_sum(local[..., None] * keys, region, count)
 
 
 def _columns(plan: Tensor) -> Tensor:

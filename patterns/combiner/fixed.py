@@ -21,9 +21,10 @@ from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
+from patterns.combiner.nearby import neighbourhood, sink_pieces
 from patterns.combiner.summary import SummaryKind, summarise
 from patterns.dense import Visibility
-from patterns.pieces import Blocks, Columns, Piece, Whole, attend_pieces
+from patterns.pieces import Blocks, Columns, Piece, attend_pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +57,12 @@ class CombinerFixed(CombinerPattern):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))
-        pieces = [self._neighbourhood(k, v, blocks)]
+        near, causal = self.near, self.causal
+        pieces = [neighbourhood(k, v, blocks, near=near, causal=causal)]
         if self._far(blocks):
             pieces.append(self._regions(q, k, v, blocks, scale))
-        # Earlier queries have all sinks in their neighbourhood, unless later blocks hold some too.
-        start = (self.near + 1) * blocks.block if self.causal or self.sink <= blocks.block else 0
-        if self.sink and start < blocks.length:
-            pieces.append(self._sinks(k, v, blocks, start))
+        pieces += sink_pieces(k, v, blocks, sink=self.sink, near=near, causal=causal, apart=False)
         return attend_pieces(q, pieces, scale, backend)
-
-    def _neighbourhood(self, k: Tensor, v: Tensor, blocks: Blocks) -> Piece:
-        k, v = blocks.arrange(k), blocks.arrange(v)
-        if self.near == 0 and self.causal:
-            return Piece(layout=blocks, k=k, v=v, visible=Visibility(causal=True))
-        reach = range(-self.near, 1 if self.causal else self.near + 1)
-        mask = None
-        if self.near or blocks.length % blocks.block:
-            query = torch.arange(blocks.count * blocks.block, device=k.device)
-            query = query.view(blocks.count, blocks.block, 1)
-            key = torch.cat([query + step * blocks.block for step in reach], dim=1).mT
-            mask = (key >= 0) & (key < blocks.length)
-            mask = mask & (key <= query) if self.causal else mask
-        k, v = (torch.cat([x.roll(-step, dims=1) for step in reach], dim=2) for x in (k, v))
-        return Piece(layout=blocks, k=k, v=v, visible=Visibility(mask=mask))
 
     def _far(self, blocks: Blocks) -> int:
         """How many blocks are a region for some query."""
@@ -112,42 +96,11 @@ class CombinerFixed(CombinerPattern):
             visible=visible,
         )
 
-    def _sinks(self, k: Tensor, v: Tensor, blocks: Blocks, start: int) -> Piece:
-        sink = min(self.sink, blocks.length)
-        k, v = (x[:, :, :sink].flatten(0, 1)[:, None] for x in (k, v))
-        mask = None
-        if sink > blocks.block:
-            query = torch.arange(start, blocks.length, device=k.device)[:, None]
-            key = torch.arange(sink, device=k.device)
-            away = query // blocks.block - key // blocks.block
-            mask = (away if self.causal else away.abs()) > self.near
-        return Piece(layout=Whole(blocks.length, start), k=k, v=v, visible=Visibility(mask=mask))
-
-    def _pairs(self, length: int) -> tuple[int, int]:
-        attended, building = self._count(length)
-        return attended, sum(building)
-
-    def _summaries(self, length: int) -> int:
-        return len(self._count(length)[1])
-
-    def _count(self, length: int) -> tuple[int, list[int]]:
-        """Attended pairs of a head, and the tokens of each region that some query uses."""
-        blocks = Blocks(length, min(self.block, length))
-        ends = [min((b + 1) * blocks.block, length) for b in range(blocks.count)]
-        starts = [0, *ends[:-1]]
-        first, last = self._emptied(blocks), blocks.count - 1
-        attended = 0
-        for own, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            low, high = max(0, own - self.near), min(last, own + self.near)
-            sinks = min(self.sink, starts[low])
-            regions = max(0, low - first)
-            if self.causal:
-                direct = start - starts[low] + (end - start + 1) / 2
-            else:
-                sinks += max(0, min(self.sink, length) - ends[high])
-                regions += max(0, last - max(high, first - 1))
-                direct = ends[high] - starts[low]
-            attended += round((end - start) * (direct + sinks + regions))
-        used = range(first, last - self.near if self.causal else last + 1)
-        far = [b for b in used if self.causal or max(b, last - b) > self.near]
-        return attended, [ends[b] - max(starts[b], self.sink) for b in far]
+    def region_counts(self, length: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        start = torch.arange(0, length, self.block)
+        end = (start + self.block).clamp(max=length)
+        reach = self.near * self.block
+        readers = (length - end - reach).clamp(min=0)
+        if not self.causal:
+            readers += (start - reach).clamp(min=0)
+        return (((end - start.clamp(min=self.sink)).clamp(min=0), readers),)

@@ -1,6 +1,7 @@
 """What stands for a region: one key, one value and, in the variants, a bias.
 
-Letters: N outer batch, R regions, G tokens of a region, D head width.
+Letters: N outer batch, R regions, G tokens of a region, D head width; M, Q, K as in
+`patterns.dense`, where the regions of one line of tokens are the queries of a piece.
 
     max          key = max_j k_j,  l = softmax_j(c <max_j q_j, k_j>)       the paper
     mean         key = mean_j k_j, l = softmax_j(c <mean_j q_j, k_j>)
@@ -13,53 +14,109 @@ the gap is the Kullback-Leibler divergence of l from the reading query's own wei
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from patterns.dense import Visibility
+from patterns.pieces import Given, Piece, attend_pieces_lse
+
 SummaryKind = Literal["max", "mean", "mean+size", "variational"]
 
 
 class Summary(NamedTuple):
-    """Keys [N, R, D] and values [N, R, Dv] of R regions, and a bias [N, R] or None."""
+    """Keys [N, ..., D] and values [N, ..., Dv] of regions, and a bias [N, ...] or None."""
 
     key: Tensor
     value: Tensor
     bias: Tensor | None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Summary":
+        """The same change to all of it."""
+        bias = None if self.bias is None else change(self.bias)
+        return Summary(change(self.key), change(self.value), bias)
+
 
 def summarise(
-    q: Tensor, k: Tensor, v: Tensor, member: Tensor, kind: SummaryKind, scale: float
+    q: Tensor, k: Tensor, v: Tensor, member: Tensor | None, kind: SummaryKind, scale: float
 ) -> Summary:
     """Summarise regions that lie side by side as q, k, v [N, R, G, D].
 
     Args:
-        member: bool [R, G], which of the tokens belong. A region without members gets zeros: its
-            reader has to mask it.
+        member: bool [R, G], which of the tokens belong; all of them if None. A region without
+            members gets something finite: its reader
+            has to mask it.
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
-    inside = member[..., None]
-    count = member.sum(dim=-1, keepdim=True).clamp(min=1).to(dtype)
+    inside = None if member is None else member[..., None]
     q, keys, values = (x.to(dtype) for x in (q, k, v))
-    if kind == "max":
-        query, key = (_max(x, inside) for x in (q, keys))
-    else:
-        query, key = (torch.where(inside, x, 0).sum(dim=-2) / count for x in (q, keys))
+    pool = _max if kind == "max" else _mean
+    query, key = (pool(x, inside) for x in (q, keys))
     scores = scale * (keys @ query.unsqueeze(-1))
-    scores = scores.masked_fill(~inside, -math.inf).masked_fill(~inside.any(-2, True), 0.0)
-    weights = torch.where(inside, scores.softmax(dim=-2), 0)
+    if inside is not None:
+        # Where there is no member, any token will do: nobody may read the summary.
+        scores = scores.masked_fill(~inside & inside.any(-2, True), -math.inf)
+    weights = scores.softmax(dim=-2)
     value = (weights * values).sum(dim=-2) if k.is_cuda else (weights.mT @ values).squeeze(-2)
     bias = None
     if kind == "variational":
         key = (weights.mT @ keys).squeeze(-2)
         bias = scores.logsumexp(dim=(-2, -1)) - scale * (query * key).sum(dim=-1)
     elif kind == "mean+size":
-        bias = count.log().squeeze(-1).expand(key.shape[:-1])
+        bias = _size(k, inside).log().squeeze(-1).expand(key.shape[:-1])
     return Summary(key.to(k.dtype), value.to(v.dtype), bias)
 
 
-def _max(x: Tensor, inside: Tensor) -> Tensor:
+def summarise_lines(
+    query: Tensor,
+    key: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Visibility,
+    *,
+    weighed: bool,
+    scale: float,
+    backend: str,
+) -> Summary:
+    """Summarise regions that share their tokens: every query asks the tokens of its line.
+
+    Args:
+        query: the region queries [N, M, Q, D].
+        key: the region keys [N, M, Q, D], unless they are `weighed`.
+        k: the tokens of each line, [N, M, K, D], as are v.
+        visible: which of them belong to a region; there must be one.
+        weighed: the key is sum_j l_j k_j, and there is a bias H(l).
+    """
+
+    def local(values: Tensor) -> tuple[Tensor, Tensor]:
+        piece = Piece(layout=Given(), k=k, v=values, visible=visible)
+        return attend_pieces_lse(query, [piece], scale, backend)
+
+    value, _ = local(v)
+    if not weighed:
+        return Summary(key, value, None)
+    key, lse = local(k)
+    score = scale * (query.to(lse.dtype) * key.to(lse.dtype)).sum(dim=-1)
+    return Summary(key, value, lse.squeeze(-1) - score)
+
+
+def _max(x: Tensor, inside: Tensor | None) -> Tensor:
     """The largest per channel; the gradient goes to the first of equals."""
+    if inside is None:
+        return x.max(dim=-2).values
     largest = x.masked_fill(~inside, -math.inf).max(dim=-2).values
     return torch.where(inside.any(-2), largest, 0)
+
+
+def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
+    return (x if inside is None else torch.where(inside, x, 0)).sum(dim=-2) / _size(x, inside)
+
+
+def _size(x: Tensor, inside: Tensor | None) -> Tensor:
+    """How many members a region has, or 1 where it has none: [R, 1]."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if inside is None:
+        return torch.full((x.shape[1], 1), x.shape[2], dtype=dtype, device=x.device)
+    return inside.sum(dim=-2).clamp(min=1).to(dtype)

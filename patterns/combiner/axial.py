@@ -1,0 +1,56 @@
+"""What the Combiners on a grid share: `columns`, and direct keys beside regions in one softmax."""
+
+import abc
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from patterns.base import require_not_negative, require_positive
+from patterns.combiner.base import DIRECT, INVISIBLE, CombinerPattern
+from patterns.combiner.grid import Grid
+from patterns.pieces import Piece, attend_pieces
+
+
+class AxialCombiner(CombinerPattern):
+    """A Combiner on a grid; subclasses have a field `columns` and say what their regions are."""
+
+    own_column: ClassVar[bool] = True  # a query sees its column directly
+
+    columns: int
+
+    def __post_init__(self) -> None:
+        require_positive(self, "columns")
+        require_not_negative(self, "sink", "near")
+
+    @abc.abstractmethod
+    def region_pieces(
+        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+    ) -> list[Piece]:
+        """What the queries read of regions."""
+
+    def grid(self, length: int) -> Grid:
+        """The grid of the resolved pattern."""
+        return Grid(
+            length=length,
+            columns=min(self.columns, length),
+            sink=self.sink,
+            near=self.near,
+            causal=self.causal,
+        )
+
+    def _labels(self, rows: Tensor, length: int, region: Tensor) -> Tensor:
+        """The partition with these regions [rows, L] where nothing else is said."""
+        query, key = rows[:, None], torch.arange(length, device=rows.device)
+        away = query // self.columns - key // self.columns
+        direct = (away.abs() <= self.near) | (key < self.sink)
+        if self.own_column:
+            direct = direct | (query % self.columns == key % self.columns)
+        labels = region.masked_fill(direct, DIRECT)
+        return labels.masked_fill(key > query, INVISIBLE) if self.causal else labels
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        grid = self.grid(q.shape[2])
+        direct = grid.direct_pieces(k, v, column=self.own_column)
+        regions = self.region_pieces(q, k, v, grid, scale, backend)
+        return attend_pieces(q, direct + regions, scale, backend)

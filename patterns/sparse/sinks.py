@@ -1,0 +1,88 @@
+"""StreamingLLM: a sliding window and the first tokens, which collect what goes nowhere else.
+
+>>> from patterns.draw import draw
+>>> print(draw(Sinks(window=3, sink=2), 9))
+#........
+##.......
+###......
+####.....
+#####....
+##.###...
+##..###..
+##...###.
+##....###
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from patterns.base import AUTO, AutoInt, Paper, require_not_negative, require_positive
+from patterns.dense import EVERYTHING, Visibility
+from patterns.mask import MaskPattern
+from patterns.pieces import Piece, Whole, attend_pieces
+from patterns.sparse.window import window_pairs, window_piece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinks(MaskPattern):
+    """Softmax over the last `window` tokens, the own one included, and the first `sink` ones.
+
+    Bidirectional: the tokens less than `window` away on either side, and the first `sink` ones.
+    """
+
+    causal: bool = True
+    window: AutoInt = AUTO  # tokens seen, the own one included; automatic: about sqrt(L)
+    sink: int = 4  # leading tokens that every later token sees
+
+    name: ClassVar = "sinks"
+    paper: ClassVar = Paper(
+        title="Efficient Streaming Language Models with Attention Sinks",
+        authors="Xiao, Tian, Chen, Han, Lewis",
+        year=2023,
+        link="https://arxiv.org/abs/2309.17453",
+        section="3.2",
+    )
+    aim: ClassVar = "subset"
+    tiny: ClassVar = {"window": 4, "sink": 2}
+    backends: ClassVar = ("sdpa", "eager")
+
+    def __post_init__(self) -> None:
+        require_positive(self, "window")
+        require_not_negative(self, "sink")
+
+    def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
+        return ((query - key).abs() < self.window) | (key < self.sink)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        window = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)
+        sinks = self._sinks_beyond_the_window(k, v)
+        return attend_pieces(q, [window, *sinks], scale, backend)
+
+    def _sinks_beyond_the_window(self, k: Tensor, v: Tensor) -> list[Piece]:
+        length = k.shape[2]
+        sink = min(self.sink, length)
+        # The window of earlier queries holds all sinks, unless there are some to its right.
+        start = self.window if self.causal or sink <= self.window else 0
+        if sink == 0 or start >= length:
+            return []
+        keys, values = (x[:, :, :sink].flatten(0, 1)[:, None] for x in (k, v))
+        visible = EVERYTHING
+        if sink > 1:
+            away = torch.arange(start, length, device=k.device)[:, None]
+            away = away - torch.arange(sink, device=k.device)
+            visible = Visibility(mask=(away if self.causal else away.abs()) >= self.window)
+        return [Piece(layout=Whole(length, start), k=keys, v=values, visible=visible)]
+
+    def _pairs(self, length: int) -> tuple[int, int]:
+        sink = min(self.sink, length)
+        pairs = window_pairs(length, self.window, causal=self.causal)
+        beyond = max(0, length - self.window)  # queries with tokens before their window
+        rising = min(sink, beyond)
+        pairs += rising * (rising + 1) // 2 + (beyond - rising) * sink
+        if not self.causal:
+            ahead = max(0, sink - self.window)
+            pairs += ahead * (ahead + 1) // 2
+        return pairs, 0
