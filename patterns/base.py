@@ -285,7 +285,7 @@ def automatic_block(length: int) -> int:
 
 
 def expand_groups(x: Tensor, heads: int) -> Tensor:
-    """Give each query head its own copy of the head of its group: [B, Hkv, L, D] to [B, H, L, D]."""
+    """A copy of its group's head for each query head: [B, Hkv, L, D] to [B, H, L, D]."""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 

@@ -10,7 +10,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from patterns.errors import BadInput
@@ -110,7 +110,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def spell(name: str, value: Any, *, hide: Iterable[str] = ()) -> str:
-    """The spec that `build_all` reads back as this object; fields at their defaults are left out."""
+    """The spec that `build_all` reads back as this object, without fields at their defaults."""
     shown = [
         f"{field.name}={_spell_value(getattr(value, field.name))}"
         for field in dataclasses.fields(value)
@@ -130,28 +130,26 @@ def _spell_value(value: Any) -> str:
 def _convert(text: str, wanted: Any, where: str) -> Any:
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(wanted) if option is not type(None)]
-        if text == "auto":
-            return None
-        return _convert(text, options[0], where)
+        return None if text == "auto" else _convert(text, options[0], where)
     if typing.get_origin(wanted) is Literal:
-        choices = [str(choice) for choice in typing.get_args(wanted)]
-        if text not in choices:
-            raise BadInput(f"{where} expects one of {', '.join(choices)}, got {text!r}")
-        return text
+        return _choose(text, [str(choice) for choice in typing.get_args(wanted)], where)
     if wanted is bool:
-        if text.lower() not in ("true", "false"):
-            raise BadInput(f"{where} expects true or false, got {text!r}")
-        return text.lower() == "true"
-    if wanted is int:
-        try:
-            return parse_size(text)
-        except BadInput as error:
-            raise BadInput(f"{where}: {error}") from None
-    if wanted is float:
-        try:
-            return float(text)
-        except ValueError:
-            raise BadInput(f"{where} expects a number, got {text!r}") from None
-    if wanted is str:
-        return text
-    raise TypeError(f"{where}: the grammar has no rule for the type {wanted}")
+        return _choose(text.lower(), ["true", "false"], where) == "true"
+    readers: dict[type, Callable[[str], Any]] = {int: parse_size, float: _parse_number, str: str}
+    try:
+        return readers[wanted](text)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+
+
+def _choose(text: str, choices: list[str], where: str) -> str:
+    if text not in choices:
+        raise BadInput(f"{where} expects one of {', '.join(choices)}, got {text!r}")
+    return text
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"expected a number, got {text!r}") from None

