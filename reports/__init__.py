@@ -1,0 +1,56 @@
+"""The reporter: a run folder to figures, tables and one self-contained page.
+
+`write(RUN)` makes them all, `open(RUN)` shows the page in a notebook, and `inspect(maps, OUT)`
+draws one map.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attnbench.mapfile import Maps
+    from reports.notebook import Report
+
+__all__ = ["inspect", "open", "write"]
+
+
+def write(run_folder: str | Path) -> Path:
+    """Write RUN/report.html, RUN/figures/ and RUN/tables/; the path of the page.
+
+    Raises:
+        BadInput: the folder holds no run, or one that cannot be read.
+    """
+    from reports.page import write_page
+    from reports.run import read
+
+    return write_page(read(Path(run_folder)))
+
+
+def open(run_folder: str | Path) -> "Report":
+    """The report of a run as an object that shows itself in a notebook.
+
+    Raises:
+        BadInput: the folder holds no run, or one that cannot be read.
+    """
+    from reports.notebook import Report
+
+    return Report(page=write(run_folder))
+
+
+def inspect(
+    maps: "Maps", out: str | Path, *, head: int | None = None, row: int | None = None
+) -> Path:
+    """Write one map as PNG, SVG, PDF and a page into a folder; the path of the page.
+
+    Args:
+        maps: what `attnbench.maps.make` or `load_map` gives.
+        out: the folder; made where it is missing.
+        head: the number of the head; the first stored one if None.
+        row: the query row (in tokens) of the profile; the middle of the second half if None.
+
+    Raises:
+        BadInput: no such head or row.
+    """
+    from reports.inspector import write_map
+
+    return write_map(maps, Path(out), head=head, row=row)

@@ -122,6 +122,25 @@ def test_weight_on_the_future_is_a_check_and_in_no_bin():
 
 
 @dataclass(frozen=True, kw_only=True)
+class Negative(Local):
+    """A window that is taken away."""
+
+    name: ClassVar = "negative"
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        return -Local._attend(self, q, k, v, scale, backend)
+
+
+def test_a_maximum_is_one_of_visible_pairs():
+    x = inputs(20)
+    found = maps.make(Negative(window=20), x, bins=5)
+    wanted = by_hand(-Full().weights(x.q, x.k)[0], 5, True)[1]
+    np.testing.assert_allclose(found.effective_max, wanted, atol=1e-7)
+    assert (found.effective_max[:, range(5), range(5)] < 0).all()
+    assert found.meta["checks"]["negative_share"] == pytest.approx(1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EachHeadItsOwn(Local):
     """A window as wide as the number of the head, so that a head alone is another one."""
 

@@ -87,6 +87,9 @@ def test_float32_stays_float32():
     found = attention(x)
     assert found.output.dtype == found.lse.dtype == torch.float32
     close(found.output, textbook(x, x.q, x.k, x.v)[0])
+    slopes = [query_gradient(x, x.q, x.all_rows(), found)]
+    slopes += key_gradients(x, x.q, x.all_rows(), found)
+    assert {one.dtype for one in slopes} == {torch.float32}
 
 
 @BOTH

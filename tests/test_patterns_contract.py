@@ -1,7 +1,5 @@
 """What every registered pattern promises, checked over the registry: a new file is tested here."""
 
-import itertools
-
 import pytest
 import torch
 from contract import (
@@ -268,14 +266,17 @@ def test_what_cannot_run_says_what_would_work() -> None:
 
 @pytest.mark.gpu
 @every_backend([(form, backend) for form in ALL_FORMS for backend in form.backends])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_cuda_is_as_good_as_the_plain_map_in_that_precision(
-    form: Pattern, backend: str, dtype: torch.dtype
-) -> None:
-    for length, dim in itertools.product((1, 67, 300), (32, 64)):
+def test_cuda_is_as_good_as_the_plain_map_in_that_precision(form: Pattern, backend: str) -> None:
+    for dtype, length, dim in (
+        (torch.bfloat16, 67, 32),
+        (torch.bfloat16, 300, 64),
+        (torch.float16, 300, 64),
+        (torch.float32, 1, 64),
+        (torch.float32, 300, 40),
+    ):
         low = draw_inputs(length, dim=dim, dtype=dtype, device="cuda", contiguous=length != 67)
-        if form._refusal(backend, low.q) is not None:
+        if form._refusal(backend, low.q) is None:
+            assert_as_good(form, backend, low)
+        else:
             with pytest.raises(Unsupported):
                 form.attend(*low, backend=backend)
-            continue
-        assert_as_good(form, backend, low)

@@ -13,7 +13,6 @@ bound lies in the t-th run of T tokens: they are `lag` tokens ahead of it. Its k
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,13 +58,6 @@ class _Tiles:
         return self.blocks.restore(x, batch, fill)[:, :, self.front :]
 
 
-class _Keys(NamedTuple):
-    """Keys [N, tiles, K, E] with values, and bias; `seen` broadcasts to [tiles, T, K]."""
-
-    found: Summary
-    seen: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class Dyadic:
     """What queries see behind them, themselves included; mirrored: ahead, without themselves.
@@ -107,68 +99,66 @@ class Dyadic:
     def piece(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Piece:
         """All keys of this side as one piece."""
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-        parts = [self._window(k, v), *self._regions(q, k, v, scale)]
+        parts = [Summary(self._window(k), self._window(v), None)]
+        for size, count in levels(self.length, self.block, self._lag):
+            found = self._level(q, k, v, size, count, scale)
+            parts.append(found.each(partial(self._spread, size=size)))
         if self.sink:
-            parts.append(self._sinks(k, v))
-        biased = any(part.found.bias is not None for part in parts)
+            k, v = (x[:, None, : self.sink].expand(-1, self._count, -1, -1) for x in (k, v))
+            parts.append(Summary(k, v, None))
+        biased = any(part.bias is not None for part in parts)
         layout: Layout = Reversed(self._layout) if self.mirrored else self._layout
         return Piece(
             layout=layout,
-            k=torch.cat([part.found.key for part in parts], dim=2),
-            v=torch.cat([part.found.value for part in parts], dim=2),
-            bias=torch.cat([_bias(part.found) for part in parts], dim=2) if biased else None,
-            visible=Visibility(
-                mask=torch.cat(
-                    [part.seen.expand(self._count, self._tile, -1) for part in parts], dim=2
-                )
-            ),
+            k=torch.cat([part.key for part in parts], dim=2),
+            v=torch.cat([part.value for part in parts], dim=2),
+            bias=torch.cat([_bias(part) for part in parts], dim=2) if biased else None,
+            visible=Visibility(mask=self._mask(q.device)),
         )
 
-    def _start(self, device: torch.device) -> Tensor:
-        """Where the run of each tile starts, [tiles, 1, 1]."""
-        tile = torch.arange(self._count, device=device) - self._early
-        return (tile * self._tile)[:, None, None]
+    def _mask(self, device: torch.device) -> Tensor:
+        """Who sees what, [tiles, T, K]; places are counted from the start of a tile's run."""
+        start = (torch.arange(self._count, device=device) - self._early) * self._tile
+        start = start[:, None, None]
+        query = torch.arange(self._tile, device=device)[:, None]
+        bound = query - query % self.block
+        # A region of a single token is direct.
+        first_direct = bound - bound % 2 if self.block == 1 else bound
+        query = query + self._lag
 
-    def _bound(self, device: torch.device) -> Tensor:
-        """The bound of each query of a tile, counted from the start of the run, [T, 1]."""
-        offset = torch.arange(self._tile, device=device)[:, None]
-        return offset - offset % self.block
+        place = torch.arange(self._tile + self._lag, device=device)
+        window = (place >= first_direct) & (place < query if self.mirrored else place <= query)
+        masks = [window & (place + start >= 0)]
 
-    def _first_direct(self, device: torch.device) -> Tensor:
-        """Where the direct tokens begin: a region of a single token is one of them."""
-        bound = self._bound(device)
-        return bound - bound % 2 if self.block == 1 else bound
+        sizes = [size for size, _ in levels(self.length, self.block, self._lag)]
+        inner = [size for size in sizes if size < self._tile]
+        if inner:
+            runs = [torch.arange(0, self._tile, 2 * size, device=device) for size in inner]
+            place = torch.cat(runs)
+            size = torch.cat([torch.full_like(r, s) for r, s in zip(runs, inner, strict=True)])
+            reads = bound // size * size == place + size
+            masks.append(reads & self._lives(start + place, size) & (start >= 0))
+        outer = sizes[len(inner) :]
+        if outer:
+            size = outer[0] << torch.arange(len(outer), device=device)
+            reads = start // size % 2 == 1
+            masks.append(reads & self._lives((start // size - 1) * size, size) & (start >= 0))
+        if self.sink:
+            place = torch.arange(min(self.sink, self.length), device=device)
+            place = self.length - 1 - place if self.mirrored else place
+            masks.append(place < start + first_direct)
+        return torch.cat([mask.expand(self._count, self._tile, -1) for mask in masks], dim=2)
 
-    def _window(self, k: Tensor, v: Tensor) -> _Keys:
+    def _lives(self, first: Tensor, size: Tensor) -> Tensor:
+        """Whether the sinks leave something of a region."""
+        return first < self.length - self.sink if self.mirrored else first + size > self.sink
+
+    def _window(self, x: Tensor) -> Tensor:
+        """The tokens of each tile's run and the `lag` after it: [N, tiles, T + lag, E]."""
         width, before = self._tile + self._lag, self._early * self._tile
         after = max(0, self._count * self._tile + self._lag - before - self.length)
-
-        def cut(x: Tensor) -> Tensor:
-            x = pad(x.flip(1) if self.mirrored else x, (0, 0, before, after))
-            return x.unfold(1, width, self._tile).mT[:, : self._count]
-
-        place = torch.arange(width, device=k.device)
-        query = torch.arange(self._tile, device=k.device)[:, None] + self._lag
-        upto = place < query if self.mirrored else place <= query
-        seen = upto & (place >= self._first_direct(k.device))
-        return _Keys(Summary(cut(k), cut(v), None), seen & (place >= -self._start(k.device)))
-
-    def _regions(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> list[_Keys]:
-        start, bound = self._start(q.device), self._bound(q.device)
-        found = []
-        for size, count in levels(self.length, self.block, self._lag):
-            if size < self._tile:
-                run = torch.arange(0, self._tile, 2 * size, device=q.device)
-                seen = bound // size * size == run + size
-                first = start + run
-            else:
-                seen = start // size % 2 == 1
-                first = (start // size - 1) * size
-            lives = first < self.length - self.sink if self.mirrored else first + size > self.sink
-            summary = self._level(q, k, v, size, count, scale)
-            spread = summary.each(partial(self._spread, size=size))
-            found.append(_Keys(spread, seen & lives & (start >= 0)))
-        return found
+        x = pad(x.flip(1) if self.mirrored else x, (0, 0, before, after))
+        return x.unfold(1, width, self._tile).mT[:, : self._count]
 
     def _level(
         self, q: Tensor, k: Tensor, v: Tensor, size: int, count: int, scale: float
@@ -196,14 +186,6 @@ class Dyadic:
         wide = wide.reshape(len(wide), tiles, share, wide.shape[-1])
         wide = pad(wide, (0, 0, 0, 0, self._early, 0))
         return wide if x.ndim == 3 else wide[..., 0]
-
-    def _sinks(self, k: Tensor, v: Tensor) -> _Keys:
-        sink = min(self.sink, self.length)
-        k, v = (x[:, None, :sink].expand(-1, self._count, -1, -1) for x in (k, v))
-        place = torch.arange(sink, device=k.device)
-        place = self.length - 1 - place if self.mirrored else place
-        before = place < self._start(k.device) + self._first_direct(k.device)
-        return _Keys(Summary(k, v, None), before)
 
 
 def _bias(found: Summary) -> Tensor:

@@ -76,8 +76,10 @@ class CombinerFixed(CombinerPattern):
     def _regions(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks, scale: float) -> Piece:
         first, block = self._emptied(blocks), blocks.block
         used = slice(first, first + self._far(blocks))
-        token = torch.arange(blocks.count * block, device=q.device).view(-1, block)[used]
-        member = (token >= self.sink) & (token < blocks.length)
+        member = None
+        if self.sink % block or not (self.causal or blocks.length % block == 0):
+            token = torch.arange(blocks.count * block, device=q.device).view(-1, block)[used]
+            member = (token >= self.sink) & (token < blocks.length)
         q, k, v = (blocks.arrange(x)[:, used] for x in (q, k, v))
         key, value, bias = summarise(q, k, v, member, self.summary, scale)
         # Every column of the grid asks the same summaries: row r those of blocks before r - near.

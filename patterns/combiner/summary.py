@@ -51,9 +51,9 @@ def summarise(
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
     inside = None if member is None else member[..., None]
-    q, keys, values = (x.to(dtype) for x in (q, k, v))
     pool = _max if kind == "max" else _mean
-    query, key = (pool(x, inside) for x in (q, keys))
+    query, key = (pool(x, inside).to(dtype) for x in (q, k))
+    keys, values = k.to(dtype), v.to(dtype)
     scores = scale * (keys @ query.unsqueeze(-1))
     if inside is not None:
         # Where there is no member, any token will do: nobody may read the summary.
@@ -111,7 +111,9 @@ def _max(x: Tensor, inside: Tensor | None) -> Tensor:
 
 
 def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
-    return (x if inside is None else torch.where(inside, x, 0)).sum(dim=-2) / _size(x, inside)
+    size = _size(x, inside)
+    x = x if inside is None else torch.where(inside, x, 0)
+    return x.sum(dim=-2, dtype=size.dtype) / size
 
 
 def _size(x: Tensor, inside: Tensor | None) -> Tensor:

@@ -1,0 +1,206 @@
+"""One implementation of one pattern on one set of inputs, ready to be called, checked and timed.
+
+Letters: B batch, H heads (Hq/Hkv), L length, D head width.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from attnbench.case import CostCase
+from attnbench.check import Checker
+from attnbench.matrix import too_long
+from attnbench.memory import Backward, Forward, measure_memory
+from attnbench.outcome import Ended
+from attnbench.sources import load, settings
+from attnbench.timing import Call
+from attnbench.watch import copies_beyond_cache
+from patterns import pattern as one_pattern
+from patterns.base import Implementation, Pattern
+
+_SIZING_CALLS = 2  # the faster one says how long a call takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostInputs:
+    """q, k, v once for every copy, and the gradient of the output; all copies hold the same."""
+
+    copies: list[tuple[Tensor, Tensor, Tensor]]
+    d_out: Tensor
+    scale: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a case runs: equal names run equal code on equal inputs."""
+
+    pattern: Pattern
+    implementation: Implementation
+
+    @property
+    def name(self) -> str:
+        """The pattern and the backend that really runs."""
+        return f"{self.pattern.spec}@{self.implementation.backend}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is full attention by one of PyTorch's fused kernels."""
+        return self.pattern.name == "full" and self.implementation.backend.startswith("sdpa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized:
+    """A contender that passed its check, and what is known of it before the timing."""
+
+    chosen: Chosen
+    call: Call
+    call_s: float
+    first_call_ms: float
+    memory: dict[str, Any]
+    check: dict[str, Any]
+
+
+def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
+    """Draw the inputs of a group, in as many copies as a graph rotates through."""
+    dtype = getattr(torch, case.dtype)
+    (setting,) = settings(case.source, causal=case.causal)
+    drawn = load(
+        setting,
+        length=case.length,
+        seed=case.seed,
+        device=device,
+        dtype=dtype,
+        batch=case.batch,
+        heads=case.heads,
+        kv_heads=case.kv_heads,
+        dim=case.dim,
+    )
+    first = (drawn.q, drawn.k, drawn.v)
+    count = copies_beyond_cache(device, sum(x.numel() * x.element_size() for x in first))
+    copies = [first, *((q.clone(), k.clone(), v.clone()) for q, k, v in [first] * (count - 1))]
+    for x in (x for copy in copies for x in copy):
+        x.requires_grad_(case.pass_ != "fwd")
+    generator = Generator().manual_seed(case.seed + 1)
+    shape = (*drawn.q.shape[:3], drawn.v.shape[3])
+    return CostInputs(
+        copies=copies,
+        d_out=torch.randn(shape, generator=generator).to(device, dtype),
+        scale=drawn.scale,
+    )
+
+
+def choose(case: CostCase, inputs: CostInputs) -> Chosen:
+    """What this case would run.
+
+    Raises:
+        Ended: a parameter is longer than the sequence.
+        BadInput, Unsupported: the pattern has no such backend, or it cannot run the inputs.
+    """
+    pattern = one_pattern(case.pattern)
+    if reason := too_long(pattern, case.length):
+        raise Ended("unsupported", reason)
+    return Chosen(
+        pattern=pattern,
+        implementation=pattern.implementation(*inputs.copies[0], case.backend),
+    )
+
+
+def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -> Sized:
+    """Run a contender alone: its first call, the correctness check, its memory, one more call.
+
+    Raises:
+        Ended: as `wrong`, where the check finds something.
+    """
+    first = inputs.copies[0]
+    call, device = make_call(case, chosen, inputs), first[0].device
+    first_call_s = _seconds(call, device)
+    verdict = checker.check(
+        chosen.pattern,
+        chosen.implementation.backend,
+        first,
+        scale=inputs.scale,
+        seed=case.seed,
+        gradients=case.pass_ != "fwd",
+    )
+    if verdict.reason is not None:
+        raise Ended("wrong", verdict.reason, {"check": verdict.seen})
+    forward, backward = _halves(case, chosen, inputs)
+    memory = measure_memory(forward, backward, (*first, inputs.d_out))
+    return Sized(
+        chosen=chosen,
+        call=call,
+        call_s=min(_seconds(call, device) for _ in range(_SIZING_CALLS)),
+        first_call_ms=first_call_s * 1e3,
+        memory=memory,
+        check=verdict.seen,
+    )
+
+
+def make_call(case: CostCase, chosen: Chosen, inputs: CostInputs) -> Call:
+    """The pass of a case as a function of the copy it runs on.
+
+    `bwd` keeps the graph of a forward pass for each copy that was asked for, made when it first
+    is, and walks it again each time.
+    """
+    attend, scale, backend = chosen.pattern.attend, inputs.scale, chosen.implementation.backend
+    copies, d_out = inputs.copies, inputs.d_out
+    kept: dict[int, Tensor] = {}
+
+    def forward(copy: int) -> Tensor:
+        return attend(*copies[copy], scale=scale, backend=backend)
+
+    def both(copy: int) -> object:
+        return torch.autograd.grad(forward(copy), copies[copy], d_out)
+
+    def backward(copy: int) -> object:
+        if copy not in kept:
+            kept[copy] = forward(copy)
+        return torch.autograd.grad(kept[copy], copies[copy], d_out, retain_graph=True)
+
+    calls: dict[str, Call] = {"fwd": forward, "bwd": backward, "fwdbwd": both}
+    return calls[case.pass_]
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Run on a stream other than the default one, on which graphs can be captured."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        stream = _streams.setdefault(str(device), _cuda.Stream(device))
+        torch.cuda.synchronize(device)
+        with torch.cuda.stream(stream):
+            yield
+        torch.cuda.synchronize(device)
+
+
+_cuda: Any = torch.cuda  # its streams have no types
+_streams: dict[str, Any] = {}
+
+
+def _halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward, Backward | None]:
+    attend, first = chosen.pattern.attend, inputs.copies[0]
+    scale, backend = inputs.scale, chosen.implementation.backend
+
+    def forward() -> Tensor:
+        return attend(*first, scale=scale, backend=backend)
+
+    def backward(out: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(out, first, inputs.d_out)
+
+    return forward, None if case.pass_ == "fwd" else backward
+
+
+def _seconds(call: Call, device: torch.device) -> float:
+    wait: Callable[[], object] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    call(0)
+    wait()
+    return time.perf_counter() - start

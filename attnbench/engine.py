@@ -1,0 +1,240 @@
+"""Where cases run: group after group, records appended as they come, and nothing done twice."""
+
+import gc
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from attnbench.case import AnyCase, Group, case_key
+from attnbench.machine import facts, machine_id
+from attnbench.matrix import groups_of
+from attnbench.measure import Measurer
+from attnbench.measure_cost import Protocol
+from attnbench.outcome import Ended, Origin, record
+from attnbench.presets import Plan
+from attnbench.progress import Progress
+from attnbench.records import MACHINE, RUN, SCHEMA, Journal, journal, read_document, write_document
+from attnbench.version import same_code, version
+from patterns.errors import BadInput
+
+Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[dict[str, Any]]]
+
+BAD_STATUSES = ("wrong", "crashed", "timeout")
+_WEIGHT_LENGTH = 8192  # where a case's share of the time has doubled
+_FIDELITY_WEIGHT = 3.0  # of a fidelity case, against a cost case of the same length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended: how many cases of each status it has now."""
+
+    run: Path
+    statuses: Mapping[str, int]
+    stopped: bool
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all went well, 1 where something is wrong or crashed, 130 where stopped."""
+        if self.stopped:
+            return 130
+        return int(any(self.statuses.get(status) for status in BAD_STATUSES))
+
+
+class Stop:
+    """Ctrl-C once asks to stop after the group in flight; twice stops at once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Say through this what happens."""
+        self.asked, self._say = False, say
+
+    def __enter__(self) -> "Stop":
+        """Take over Ctrl-C, where this is the thread that gets it."""
+        self._before: Any = None
+        with suppress(ValueError):  # not the main thread: somebody else decides
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._say("stopping after the group in flight; Ctrl-C again stops at once")
+
+
+def run(
+    plan: Plan,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    retry: Iterable[str] = (),
+    extend: bool = False,
+    protocol: Protocol | None = None,
+    measure: Measure | None = None,
+) -> Result:
+    """Measure what a plan asks for and the folder lacks.
+
+    Args:
+        plan: what to measure, and how long that may take.
+        folder: the run folder, made where there is none.
+        command: how this was asked for, to be kept.
+        retry: statuses whose cases are done again.
+        extend: whether the folder may hold, or get, other matrices too.
+        protocol: how cases are timed.
+        measure: what measures a group, in place of this process.
+
+    Raises:
+        BadInput: the plan makes no sense, or the folder holds another matrix, version or machine.
+        DeviceLost: a case broke the GPU's context; what was measured before it is kept.
+    """
+    protocol = protocol or Protocol()
+    groups = groups_of(plan.parts)
+    if not groups:
+        raise BadInput("nothing is asked for: no pass and no source")
+    found = facts(torch.device(plan.parts[0].device))
+    origin = Origin(version=version(), machine=machine_id(found))
+    with journal(folder) as book:
+        _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
+        again = set(retry)
+        todo = [(group, _missing(group, book, again)) for group in groups]
+        progress = Progress(sum(len(cases) for _, cases in todo))
+        for text in book.said:
+            progress.say(text)
+        measure = measure or Measurer(origin, protocol, folder)
+        with Stop(progress.say) as stop:
+            try:
+                run_groups(
+                    [(group, cases) for group, cases in todo if cases],
+                    measure=measure,
+                    book=book,
+                    budget_s=plan.budget_s,
+                    progress=progress,
+                    stop=stop,
+                    origin=origin,
+                )
+            finally:
+                progress.close()
+        keys = [case_key(case) for group in groups for case in group.cases]
+        statuses = Counter(book.records[key]["status"] for key in keys if key in book.records)
+        stopped = stop.asked and any(key not in book.records for key in keys)
+        return Result(run=folder, statuses=dict(statuses), stopped=stopped)
+
+
+def run_groups(
+    groups: Sequence[tuple[Group, Sequence[AnyCase]]],
+    *,
+    measure: Measure,
+    book: Journal,
+    budget_s: float,
+    progress: Progress,
+    stop: Stop,
+    origin: Origin,
+) -> None:
+    """Measure groups one after the other; what a group leaves of its time goes to the others."""
+    end = time.perf_counter() + budget_s
+    weights = [_weight(group, cases) for group, cases in groups]
+    for index, (group, cases) in enumerate(groups):
+        if stop.asked:
+            return
+        progress.group(group.id)
+        left_s = end - time.perf_counter()
+        share_s = left_s * weights[index] / sum(weights[index:])
+        records = _skipped(cases, group, origin) if left_s <= 0 else measure(group, cases, share_s)
+        for found in records:
+            book.append(found)
+            progress.record(found)
+            if stop.asked and group.kind == "fidelity":
+                return
+        _release(group)
+
+
+def _open(
+    book: Journal,
+    plan: Plan,
+    origin: Origin,
+    found: Mapping[str, Any],
+    *,
+    command: Sequence[str],
+    protocol: Protocol,
+    extend: bool,
+) -> None:
+    """Refuse a folder of something else; else write down what this run is."""
+    folder, parts = book.run, plan.document()
+    known = read_document(folder, RUN)
+    if known is None and book.records:
+        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
+    if known is not None:
+        if not same_code(known["version"], origin.version):
+            raise BadInput(
+                f"{folder} was measured by code {known['version']}, and this is "
+                f"{origin.version}: choose another --out"
+            )
+        if known["machine"] != origin.machine:
+            raise BadInput(
+                f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
+                "choose another --out"
+            )
+        before = known["matrix"]
+        new = [part for part in parts if part not in before]
+        if new and not extend:
+            raise BadInput(
+                f"{folder} holds another matrix: --extend adds this one to it, "
+                "or choose another --out"
+            )
+        write_document(folder, RUN, known | {"matrix": [*before, *new]})
+        return
+    seeds = {"inputs": sorted({part.seed for part in plan.parts}), "order": protocol.order_seed}
+    document = {
+        "schema": SCHEMA,
+        "command": list(command),
+        "preset": plan.preset,
+        "matrix": parts,
+        "seeds": seeds,
+        "order": "groups by length; contenders of a group shuffled every round",
+        "budget_s": plan.budget_s,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "version": origin.version,
+        "machine": origin.machine,
+    }
+    write_document(folder, MACHINE, {origin.machine: found})
+    write_document(folder, RUN, document)
+
+
+def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
+    def done(case: AnyCase) -> bool:
+        found = book.records.get(case_key(case))
+        return found is not None and found["status"] not in retry
+
+    return [case for case in group.cases if not done(case)]
+
+
+def _weight(group: Group, cases: Sequence[AnyCase]) -> float:
+    """A group's share of the time: by its cases, more where they are long or judged."""
+    length = cases[0].length
+    growth = 1 + length / _WEIGHT_LENGTH
+    return len(cases) * growth * (_FIDELITY_WEIGHT if group.kind == "fidelity" else 1.0)
+
+
+def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:
+    for case in cases:
+        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        ended = Ended("skipped", "the run's budget was spent: a larger --budget allows it")
+        yield record(case, origin, role=role, ended=ended)
+
+
+def _release(group: Group) -> None:
+    gc.collect()
+    if group.cases[0].device == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,142 @@
+"""From a group of cases to its records; what the engine calls unless it is given something else."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnbench import fidelity, maps
+from attnbench.case import AnyCase, CostCase, FidelityCase, Group, as_dict, case_key
+from attnbench.matrix import too_long
+from attnbench.measure_cost import CostMeasurer, Protocol
+from attnbench.outcome import Ended, Origin, confirm_device, ending, record
+from attnbench.reference import Reference, reference
+from attnbench.sources import Inputs, load, settings
+from patterns import pattern as one_pattern
+
+MAPS = "maps"  # the folder of map files, in a run folder
+_MAP_HEADS = 3  # of a layer, spread over all
+
+Record = dict[str, Any]
+
+
+class Measurer:
+    """Measures one group after the other in this process."""
+
+    def __init__(self, origin: Origin, protocol: Protocol, run: Path) -> None:
+        """Keep what all groups share; maps are written below the run folder."""
+        self._origin, self._run = origin, run
+        self._cost = CostMeasurer(origin, protocol)
+
+    def __call__(self, group: Group, todo: Sequence[AnyCase], budget_s: float) -> Iterator[Record]:
+        """The records of the cases of `todo`, as they are known.
+
+        Raises:
+            DeviceLost: a case broke the GPU's context; its record has come out before.
+        """
+        if group.kind == "cost":
+            costs = [case for case in todo if isinstance(case, CostCase)]
+            yield from self._cost.measure(group, costs, budget_s)
+        else:
+            judged = [case for case in todo if isinstance(case, FidelityCase)]
+            yield from self._fidelity(group, judged, budget_s)
+
+    def _fidelity(
+        self, group: Group, todo: Sequence[FidelityCase], budget_s: float
+    ) -> Iterator[Record]:
+        """Layer by layer, because all patterns on a layer share the reference."""
+        layer: _Layer | None = None
+        longest, end = 0.0, time.perf_counter() + budget_s
+        for case in sorted(todo, key=lambda case: str(case.layer)):
+            began = time.perf_counter()
+            try:
+                if began + longest > end:
+                    raise Ended(
+                        "skipped",
+                        f"the group's budget of {budget_s:.0f} s was spent on others: "
+                        "a larger --budget allows it",
+                    )
+                if layer is None or layer.case.layer != case.layer:
+                    layer = None  # frees the memory of the last one first
+                    layer = _Layer.load(case)
+                found = self._judged(case, layer, group.map_bins.get(case_key(case), 0))
+                longest = max(longest, time.perf_counter() - began)
+            except Exception as error:  # whatever a pattern raises is its own ending
+                found = record(case, self._origin, role="asked", ended=ending(error))
+                error.__traceback__ = None  # its frames hold tensors
+            yield found
+            if found["status"] in ("oom", "crashed"):
+                confirm_device(torch.device(case.device))
+
+    def _judged(self, case: FidelityCase, layer: "_Layer", bins: int) -> Record:
+        pattern = one_pattern(case.pattern)
+        if reason := too_long(pattern, case.length):
+            raise Ended("unsupported", reason)
+        dtype = getattr(torch, case.dtype)
+        shared = layer.shared
+        implementation = pattern.implementation(shared.q, shared.k, shared.v, case.backend)
+        try:
+            found = fidelity.measure(
+                pattern,
+                layer.inputs,
+                backend=case.backend,
+                dtype=dtype,
+                seed=case.seed,
+                shared=shared,
+            )
+            if bins and pattern.linear_in_values:
+                self._keep_map(case, layer.inputs, bins)
+        except Exception as error:
+            ended = ending(error)
+            ended.implementation = implementation
+            error.__traceback__ = None
+            raise ended from None
+        return record(
+            case, self._origin, role="asked", implementation=implementation, fidelity=found
+        )
+
+    def _keep_map(self, case: FidelityCase, inputs: Inputs, bins: int) -> None:
+        count = inputs.q.shape[1]
+        heads = sorted({head * count // _MAP_HEADS for head in range(_MAP_HEADS)})
+        made = maps.make(
+            one_pattern(case.pattern),
+            inputs,
+            bins=bins,
+            heads=heads,
+            backend=case.backend,
+            dtype=getattr(torch, case.dtype),
+            case=as_dict(case),
+        )
+        folder = self._run / MAPS
+        folder.mkdir(exist_ok=True)
+        maps.save_map(folder / f"{case_key(case)}.npz", made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """The inputs of one layer, and full attention on them."""
+
+    case: FidelityCase  # the first one that needed them
+    inputs: Inputs
+    shared: Reference
+
+    @classmethod
+    def load(cls, case: FidelityCase) -> "_Layer":
+        found = settings(case.source, causal=case.causal)
+        setting = next(one for one in found if one.layer == case.layer)
+        inputs = load(
+            setting,
+            length=case.length,
+            seed=case.seed,
+            device=case.device,
+            dtype=torch.float32,
+            heads=case.heads,
+            kv_heads=case.kv_heads,
+            dim=case.dim,
+        )
+        dtype = getattr(torch, case.dtype)
+        shared = reference(inputs, causal=case.causal, dtype=dtype, seed=case.seed)
+        return cls(case=case, inputs=inputs, shared=shared)

@@ -1,0 +1,248 @@
+"""From a group of cost cases to records: each checked and sized alone, then all timed together."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from attnbench.case import CostCase, Group, case_key
+from attnbench.check import Checker
+from attnbench.contender import CostInputs, Sized, choose, load_inputs, own_stream, size
+from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
+from attnbench.predict import expect_fits, free_bytes, gib, predict
+from attnbench.statistics import medians, ratio, summary
+from attnbench.timing import MIN_ROUNDS, Clocks, Contender, Timed, Watch, time_group
+from attnbench.watch import watch_for
+
+_LEAST_CALLS = 5 * MIN_ROUNDS  # that timing a contender makes: two cold samples a round, others
+_TIMING_SHARE = 0.4  # of a group's budget that checking and sizing leave to timing
+_OVERDRAFT = 1.5  # of what is left, that the least number of rounds may take
+_GRAPH_SHARE = 0.3  # of the free memory that captured graphs may keep
+_CLOCK_SPREAD = 0.05
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How cases are timed, as far as it can be chosen."""
+
+    order_seed: int = 0
+    bound: float = 0.01
+    min_samples: int = 10
+    make_watch: Callable[..., Watch] = watch_for
+
+
+class CostMeasurer:
+    """Measures groups of cost cases one after the other; references are shared between them."""
+
+    def __init__(self, origin: Origin, protocol: Protocol) -> None:
+        """Keep what all groups share."""
+        self._origin, self._protocol, self._checker = origin, protocol, Checker()
+
+    def measure(self, group: Group, todo: Sequence[CostCase], budget_s: float) -> Iterator[Record]:
+        """The records of the cases of `todo`, once all are measured.
+
+        The dense rows of the group are timed along with them, because ratios are paired.
+
+        Raises:
+            DeviceLost: a case broke the GPU's context; its record has come out before.
+        """
+        wanted = {case_key(case) for case in todo}
+        cases = [case for case in group.cases if isinstance(case, CostCase)]
+        cases = [case for case in cases if case_key(case) in wanted or case.asked == "full"]
+        # The dense rows first, for they are what others are read against; the textbook last.
+        cases.sort(key=lambda case: (case.backend == "eager", case.asked != "full"))
+        device = torch.device(cases[0].device)
+        clock = _Budget(budget_s)
+        found: dict[str, Sized | Ended] = {}  # by the name of what runs
+        name_of: dict[str, str] = {}  # by case key
+        with own_stream(device), torch.set_grad_enabled(cases[0].pass_ != "fwd"):
+            inputs = load_inputs(cases[0], device)
+            for case in cases:
+                name = name_of[case_key(case)] = self._prepare(case, inputs, found, clock)
+                if lost := _lost(found[name], device):
+                    yield self._record(case, group, _ended(found[name]), {})
+                    raise lost
+            timed = self._time([x for x in found.values() if isinstance(x, Sized)], inputs, clock)
+            errors = [name for name, one in timed.items() if one.error is not None]
+            for name in errors:
+                found[name] = ending(timed[name].error or RuntimeError())
+            del inputs
+            if errors and (lost := _lost(found[errors[0]], device)):
+                case = next(c for c in cases if name_of[case_key(c)] == errors[0])
+                yield self._record(case, group, _ended(found[errors[0]]), {})
+                raise lost
+        measured = {
+            name: (one, timed[name]) if isinstance(one, Sized) and name in timed else _ended(one)
+            for name, one in found.items()
+        }
+        dense = {
+            name: one[1]
+            for name, one in measured.items()
+            if not isinstance(one, Ended) and one[0].chosen.dense
+        }
+        for case in cases:
+            if case_key(case) in wanted:
+                yield self._record(case, group, measured[name_of[case_key(case)]], dense)
+
+    def _prepare(
+        self, case: CostCase, inputs: CostInputs, found: dict[str, Sized | Ended], clock: "_Budget"
+    ) -> str:
+        """Choose, check and size what a case runs; returns the name under which it is found."""
+        name, needed, chosen = case_key(case), "", None
+        try:
+            chosen = choose(case, inputs)
+            name = chosen.name
+            if name not in found:
+                prediction = predict(case, chosen.pattern, chosen.implementation)
+                needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
+                expect_fits(prediction, inputs.d_out.device)
+                clock.expect(prediction.least_s)
+                found[name] = size(case, chosen, inputs, self._checker)
+        except Exception as error:  # whatever a pattern raises is its own ending, not the run's
+            found[name] = ended = ending(error, needed)
+            ended.implementation = None if chosen is None else chosen.implementation
+            error.__traceback__ = None  # its frames hold tensors
+        return name
+
+    def _time(
+        self, ready: Sequence[Sized], inputs: CostInputs, clock: "_Budget"
+    ) -> dict[str, Timed]:
+        budget_s = max(clock.left_s(), _TIMING_SHARE * clock.budget_s)
+        chosen = _that_fit(ready, _OVERDRAFT * budget_s)
+        if not chosen:
+            return {}
+        device = inputs.d_out.device
+        graph_bytes = int(_GRAPH_SHARE * free_bytes(device)) if device.type == "cuda" else 0
+        watch = self._protocol.make_watch(
+            device, copies=len(inputs.copies), graph_bytes=graph_bytes
+        )
+        return time_group(
+            [Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in chosen],
+            watch,
+            seed=self._protocol.order_seed,
+            budget_s=budget_s,
+            bound=self._protocol.bound,
+            min_samples=self._protocol.min_samples,
+        )
+
+    def _record(
+        self,
+        case: CostCase,
+        group: Group,
+        found: tuple[Sized, Timed] | Ended,
+        dense: Mapping[str, Timed],
+    ) -> Record:
+        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        if isinstance(found, Ended):
+            return record(case, self._origin, role=role, ended=found)
+        sized, own = found
+        return record(
+            case,
+            self._origin,
+            role=role,
+            implementation=sized.chosen.implementation,
+            time=_time_block(sized, own, dense),
+            memory=sized.memory,
+            guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
+        )
+
+
+class _Budget:
+    """The time of a group, from now on."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.budget_s, self._begin = budget_s, time.perf_counter()
+
+    def left_s(self) -> float:
+        return self.budget_s - (time.perf_counter() - self._begin)
+
+    def expect(self, least_s: float) -> None:
+        """Skip what can no longer be checked and timed.
+
+        Raises:
+            Ended: as `skipped`.
+        """
+        left_s = self.left_s()
+        if left_s < _TIMING_SHARE * self.budget_s:
+            raise Ended(
+                "skipped",
+                f"the group's budget of {self.budget_s:.0f} s was spent on others: "
+                "a larger --budget allows it",
+            )
+        if _LEAST_CALLS * least_s > _OVERDRAFT * left_s:
+            raise Ended(
+                "skipped",
+                f"{_LEAST_CALLS} calls of at least {least_s:.2g} s do not fit into the "
+                f"{left_s:.0f} s that the group has left: a larger --budget allows it",
+            )
+
+
+def _that_fit(ready: Sequence[Sized], budget_s: float) -> list[Sized]:
+    """All but the slowest, where the least number of rounds would take too long."""
+    chosen = sorted(ready, key=lambda one: one.call_s)
+    while chosen and _LEAST_CALLS * sum(one.call_s for one in chosen) > budget_s:
+        chosen.pop()
+    return chosen
+
+
+def _ended(found: Sized | Ended) -> Ended:
+    """How a case ended that has no times."""
+    if isinstance(found, Ended):
+        return found
+    return Ended(
+        "skipped",
+        f"{_LEAST_CALLS} calls of {found.call_s:.2g} s do not fit into the group's budget: "
+        "a larger --budget allows it",
+    )
+
+
+def _lost(found: Sized | Ended, device: torch.device) -> DeviceLost | None:
+    """After something went wrong: free what it held, and see whether the device still answers."""
+    if isinstance(found, Ended):
+        try:
+            confirm_device(device)
+        except DeviceLost as lost:
+            return lost
+    return None
+
+
+def _time_block(found: Sized, own: Timed, dense: Mapping[str, Timed]) -> Record:
+    notes = dict(own.notes)
+    speeds = [clocks.sm_mhz for clocks in own.clocks]
+    if speeds and max(speeds) > (1 + _CLOCK_SPREAD) * min(speeds):
+        notes["clocks"] = f"the SM clock moved between {min(speeds)} and {max(speeds)} MHz"
+    if not dense:
+        notes["ratio_to_dense"] = "no dense row was timed in this group"
+    return {
+        "cold_ms": summary(own.cold),
+        "graph_ms": summary(own.graph),
+        "eager_wall_ms": summary(own.wall),
+        "first_call_ms": found.first_call_ms,
+        "rounds": len(own.cold),
+        "stopped": own.stopped,
+        "ratio_to_dense": _ratio(own, dense),
+        "notes": notes,
+    }
+
+
+def _ratio(own: Timed, dense: Mapping[str, Timed]) -> Record | None:
+    if not dense:
+        return None
+    name = min(dense, key=lambda name: median(medians(dense[name].cold)))
+    paired = ratio(dense[name].cold, own.cold)
+    label = f"full@{name.rpartition('@')[2]}"
+    return {"median": paired.median, "interval": [paired.low, paired.high], "dense": label}
+
+
+def _clocks_block(clocks: Sequence[Clocks]) -> Record | None:
+    if not clocks:
+        return None
+    return {
+        "sm_mhz": [one.sm_mhz for one in clocks],
+        "throttle": sorted({reason for one in clocks for reason in one.throttle}),
+    }

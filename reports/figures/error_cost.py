@@ -1,0 +1,61 @@
+"""Error against cost, a row a length: measured milliseconds at the left, keys a query at the right."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from reports.figures.axes import error_axis, is_narrow, ms_axis, note, panel_title
+from reports.figures.points import draw_curve, draw_frontier, draw_points, name_points
+from reports.frame.tidy import each_row
+from reports.frame.tradeoff import sinks_curve, staircase
+from reports.text import size_text, three
+
+TOP = 1.5
+
+
+def draw(figure: Figure, frame: pd.DataFrame) -> None:
+    """`frame` is the trade-off of one setting, pass and source, at up to three lengths."""
+    lengths = sorted(frame.length.unique())
+    width, height = figure.get_size_inches()
+    narrow = is_narrow(figure)
+    grid = figure.add_gridspec(
+        len(lengths) * (2 if narrow else 1), 1 if narrow else 2, left=0.5 / width,
+        right=1 - 0.1 / width, bottom=0.42 / height, top=1 - 0.28 / height, wspace=0.06,
+        hspace=0.34,
+    )  # fmt: skip
+    top = min(TOP, float(frame.error.max()))
+    for row, length in enumerate(lengths):
+        part = frame[frame.length == length]
+        for column, x in enumerate(("ms", "keys_per_query")):
+            place = grid[2 * row + column, 0] if narrow else grid[row, column]
+            axes = figure.add_subplot(place)
+            _panel(axes, part, frame, x, top)
+            panel_title(axes, f"{size_text(length)} tokens")
+            axes.set_xlabel("time a call" if x == "ms" else "keys a query (regions count as one)")
+            if column and not narrow:
+                axes.tick_params(labelleft=False)
+            else:
+                axes.set_ylabel("output error")
+
+
+def _panel(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, x: str, top: float) -> None:
+    axes.set_xlim(frame[x].min() / 1.5, frame[x].max() * 1.7)
+    if x == "ms":
+        ms_axis(axes, "x")
+    else:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(LogLocator(base=4, numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda keys, _: three(keys)))
+    error_axis(axes, top)
+    seen = part[part.error.le(top * 1.05)]
+    if x == "ms":
+        draw_frontier(axes, staircase(part))
+    draw_curve(axes, sinks_curve(part), x)
+    draw_points(axes, seen, x)
+    name_points(axes, seen, x)
+    above = part[~part.index.isin(seen.index)]
+    if len(above):
+        said = ", ".join(f"{row.line} {row.error:.1f}" for row in each_row(above))
+        note(axes, 0.985, 0.985, f"above: {said}", ha="right", va="top")

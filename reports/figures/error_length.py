@@ -1,0 +1,35 @@
+"""Output error over length, a panel a source."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.figures.axes import error_axis, is_narrow, length_axis, note, panel_title
+from reports.figures.labels import end_labels
+from reports.figures.latency import layout
+from reports.figures.lines import at_end, draw_line, each_line
+
+TOP = 1.5  # an error beyond it is written, not drawn: output of zeros has 1
+
+
+def draw(figure: Figure, errors: pd.DataFrame) -> None:
+    """`errors` is `frame.tradeoff.over_layers` of one causality, dtype and device."""
+    sources = sorted(errors.source.unique())
+    lines = [(text, drawn) for text, drawn, _ in each_line(errors)]
+    for axes, source in zip(layout(figure, len(sources), lines), sources, strict=True):
+        rows = errors[errors.source == source]
+        top = min(TOP, float(rows.error.max()))
+        labels, beyond = [], []
+        for text, drawn, line in each_line(rows):
+            if line.error.max() > top * 1.05:
+                beyond.append(f"{text} {line.error.iloc[-1]:.1f}")
+                continue
+            draw_line(axes, line, drawn, "error")
+            labels.append(at_end(line, text, drawn, "error", f"{line.error.iloc[-1]:.3f}"))
+        length_axis(axes, rows.length)
+        error_axis(axes, top)
+        axes.set_ylabel("output error")
+        panel_title(axes, str(source))
+        if beyond:
+            note(axes, 0.012, 0.985, f"above: {', '.join(beyond)}", va="top")
+        if not is_narrow(figure):
+            end_labels(axes, labels)

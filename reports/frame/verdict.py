@@ -1,0 +1,81 @@
+"""The numbers of the verdict: who overtakes dense attention, who is fastest within an error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from reports.frame.scaling import crossovers, is_dense
+from reports.frame.tradeoff import SINKS, fastest_within
+
+LIMITS = (0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rivals:
+    """How many patterns are closer than window + sinks, and of how many."""
+
+    equal_ms: int
+    of_ms: int
+    equal_keys: int
+    of_keys: int
+
+
+def overtakes(cost: pd.DataFrame, one: str) -> pd.DataFrame:
+    """The crossovers of one pass that count: native, ranked, not quadratic, the earliest first.
+
+    `at` is the crossover, or the shortest length where a pattern is faster from there on.
+    """
+    rows = crossovers(cost[cost["pass"].eq(one) & cost.ranked])
+    if len(rows) == 0:
+        return rows
+    rows = rows[~rows.simulated & ~rows.quadratic & ~rows.asked.str.startswith("uniform")]
+    ahead = rows.speedup_at_longest.gt(1)
+    at = rows.crossover.where(rows.crossover.notna(), float(cost.length.min())).where(ahead)
+    return rows.assign(at=at).sort_values(["at", "asked"], kind="stable")
+
+
+def fastest_dense(cost: pd.DataFrame, one: str) -> pd.DataFrame:
+    """The fastest dense SDPA row at each length of one pass."""
+    rows = cost[cost["pass"].eq(one) & is_dense(cost) & cost.ms.notna()]
+    return rows.sort_values("ms", kind="stable").drop_duplicates("length").sort_values("length")
+
+
+def choices(joined: pd.DataFrame, limits: tuple[float, ...] = LIMITS) -> pd.DataFrame:
+    """For each length the fastest pattern whose error is within each limit, dense itself too."""
+    rows = []
+    for _, part in joined.groupby("length", sort=True):
+        for limit in limits:
+            best = fastest_within(part, limit)
+            if best is not None:
+                rows.append(
+                    {
+                        "length": int(part.length.iloc[0]), "limit": limit, "asked": best.asked,
+                        "line": best.line, "ms": best.ms, "error": best.error,
+                        "worst_layer": best.worst_layer, "speedup": best.speedup,
+                        "dense": best["name"] == "full",
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def rivals(joined: pd.DataFrame) -> Rivals:
+    """How patterns fare against window + sinks at the longest length of a trade-off.
+
+    Quadratic patterns do not count: they show what is possible, not what is fast.
+    """
+    use = joined[joined.length.eq(joined.length.max()) & joined.ranked & ~joined.quadratic]
+    use = use[~use.name.isin([SINKS, "full", "uniform"])]
+    ms, keys = use[use.sinks_at_ms.notna()], use[use.sinks_at_keys.notna()]
+    return Rivals(
+        equal_ms=int((ms.error < ms.sinks_at_ms).sum()),
+        of_ms=len(ms),
+        equal_keys=int((keys.error < keys.sinks_at_keys).sum()),
+        of_keys=len(keys),
+    )
+
+
+def heads_of(fidelity: pd.DataFrame) -> int:
+    """How many heads an error is a mean over, at most."""
+    counts = [len(one) for one in fidelity.error_per_head if isinstance(one, list)]
+    return int(np.max(counts)) if counts else 0

@@ -1,0 +1,67 @@
+"""Markup by hand: everything that comes from data goes through `escape`."""
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+from reports.chart import Table
+
+
+def escape(text: Any) -> str:
+    """Text that is safe between tags and inside quoted attributes."""
+    return html.escape(str(text), quote=True)
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """A paragraph of plain text."""
+    return f"<p{_kind(kind)}>{escape(text)}</p>"
+
+
+def bullets(items: Iterable[str], kind: str = "") -> str:
+    """A list of plain sentences."""
+    inside = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul{_kind(kind)}>{inside}</ul>" if inside else ""
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names with what they are, as a definition list."""
+    inside = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs
+    )
+    return f'<dl class="facts">{inside}</dl>'
+
+
+def details(summary: str, inside: str) -> str:
+    """Something to unfold."""
+    return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+def table(shown: Table, *, caption: bool = True) -> str:
+    """A table that scrolls sideways in its own box; its columns can be sorted where JS runs."""
+    numeric = [_is_number(shown.frame[column]) for column in shown.frame.columns]
+    head = "".join(
+        f'<th scope="col"{" class=n" if number else ""}>{escape(column)}</th>'
+        for column, number in zip(shown.frame.columns, numeric, strict=True)
+    )
+    rows = []
+    for record in shown.frame.itertuples(index=False):
+        cells: list[str] = []
+        for column, value, number in zip(shown.frame.columns, record, numeric, strict=True):
+            text = escape(shown.text(str(column), value))
+            order = f' class=n data-v="{escape(value)}"' if number else ""
+            cells.append(f"<th scope=row>{text}</th>" if not cells else f"<td{order}>{text}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"<caption>{escape(shown.title)}</caption>" if caption else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(shown.title)}">'
+        f'<table class="sortable">{title}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _is_number(column: Any) -> bool:
+    return bool(column.dtype.kind in "if")
+
+
+def _kind(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

@@ -1,0 +1,163 @@
+"""The page: one self-contained HTML file from the sections of a run."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from reports import tables
+from reports.chart import Chart, Table
+from reports.html import details, escape, paragraph, table
+from reports.render import Picture, render
+from reports.run import Run
+from reports.sections import Section, about, cost, fidelity, frontier, maps, verdict
+from reports.sections.shared import device_text, lengths_text
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+LARGEST_BYTES = 4_000_000
+
+
+def write_page(run: Run) -> Path:
+    """Write RUN/report.html, RUN/figures and RUN/tables, and say where the page is."""
+    figures, tabled = run.folder / "figures", run.folder / "tables"
+    figures.mkdir(exist_ok=True)
+    tabled.mkdir(exist_ok=True)
+    sections = [
+        verdict.section(run),
+        *cost.sections(run),
+        fidelity.section(run),
+        frontier.section(run),
+        maps.section(run),
+        *about.sections(run),
+    ]
+    room = LARGEST_BYTES - 300_000
+    bodies = []
+    for section in sections:
+        body, room = _section(section, figures, tabled, room)
+        bodies.append(body)
+    page = document(title=title_of(run), lead=lead_of(run), sections=sections, bodies=bodies)
+    path = run.folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def title_of(run: Run) -> str:
+    """What the browser shows in its tab."""
+    return f"attnbench: {run.folder.resolve().name}"
+
+
+def lead_of(run: Run) -> str:
+    """One line under the heading: what was measured, on what."""
+    parts = []
+    cases = len(run.cost) + len(run.windows) + len(run.fidelity)
+    names = {*run.cost.name, *run.fidelity.name}
+    if names:
+        parts.append(f"{len(names)} patterns")
+    lengths = [*run.cost.length, *run.fidelity.length]
+    if lengths:
+        parts.append(f"{lengths_text(lengths)} tokens")
+    machines = sorted({*run.cost.machine, *run.fidelity.machine} - {""})
+    parts += [device_text(run, one) for one in machines[:2]]
+    parts.append(f"{cases} cases")
+    return " · ".join(parts)
+
+
+def document(*, title: str, lead: str, sections: list[Section], bodies: list[str]) -> str:
+    """The whole page around the sections."""
+    viewer = files("reports") / "viewer"
+    style = (viewer / "page.css").read_text(encoding="utf-8")
+    script = (viewer / "page.js").read_text(encoding="utf-8")
+    links = "".join(f'<a href="#{one.key}">{escape(one.title)}</a>' for one in sections[1:])
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{escape(title)}</title>",
+            f"<style>{style}</style>",
+            "</head>",
+            "<body>",
+            '<a class="skip" href="#verdict">Skip to the verdict</a>',
+            '<header><div class="bar"><span class="mark">attnbench</span>',
+            f'<span class="lead">{escape(lead)}</span>',
+            '<button id="theme" type="button" hidden aria-label="Switch between light and dark">'
+            "◐</button></div>",
+            f'<nav aria-label="Sections">{links}</nav></header>',
+            "<main>",
+            *bodies,
+            "</main>",
+            f"<script>{script}</script>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _section(section: Section, figures: Path, tabled: Path, room: int) -> tuple[str, int]:
+    parts = []
+    for block in section.blocks:
+        if isinstance(block, Chart):
+            picture = render(block, figures)
+            tables.write(block.table, figures)
+            text = figure_markup(picture)
+            if len(text) > room:
+                text = _left_out(picture)
+            room -= len(text)
+            parts.append(text)
+        elif isinstance(block, Table):
+            names = tables.write(block, tabled)
+            parts.append(_table(block, names))
+            room -= len(parts[-1])
+        else:
+            parts.append(block)
+    level = "h1" if section.key == "verdict" else "h2"
+    inside = "\n".join(parts)
+    heading = f"<{level}>{escape(section.title)}</{level}>"
+    return f'<section id="{section.key}">{heading}\n{inside}</section>', room
+
+
+def figure_markup(picture: Picture) -> str:
+    """One figure with all that belongs to it."""
+    chart = picture.chart
+    return (
+        f'<figure id="figure-{chart.key}"><h3>{escape(chart.title)}</h3>'
+        f'<p class="how"><b>How to read this.</b> {escape(chart.how)}</p>'
+        f'<div class="card"><div class="wide">{picture.wide}</div>'
+        f'<div class="narrow">{picture.narrow}</div></div>'
+        f"<figcaption><p>{escape(chart.caption)}</p>{_missing(chart)}{_links(picture)}</figcaption>"
+        f"{details('The numbers', table(chart.table))}</figure>"
+    )
+
+
+def _missing(chart: Chart) -> str:
+    return f'<p class="missing">{escape(chart.missing)}</p>' if chart.missing else ""
+
+
+def _left_out(picture: Picture) -> str:
+    """A figure for which the page has no room: its words, and where its files are."""
+    chart = picture.chart
+    return (
+        f'<figure id="figure-{chart.key}"><h3>{escape(chart.title)}</h3>'
+        f"{paragraph(chart.conclusion)}{paragraph('Too large for this page: see the files.')}"
+        f"<figcaption><p>{escape(chart.caption)}</p>{_links(picture)}</figcaption></figure>"
+    )
+
+
+def _links(picture: Picture) -> str:
+    names = [*picture.files, f"{picture.chart.key}.csv"]
+    words = {name: name.removeprefix(picture.chart.key).removeprefix(".") for name in names}
+    shown = [(name, word) for name, word in words.items() if not word.startswith("-")]
+    return '<p class="links">' + " ".join(
+        f'<a href="figures/{escape(name)}">{escape(word.upper())}</a>' for name, word in shown
+    ) + "</p>"  # fmt: skip
+
+
+def _table(shown: Table, names: tuple[str, ...]) -> str:
+    links = " ".join(
+        f'<a href="tables/{escape(name)}">{escape(name.rpartition(".")[2].upper())}</a>'
+        for name in names
+    )
+    return f'<div class="table">{table(shown)}<p class="links">{links}</p></div>'

@@ -1,0 +1,107 @@
+"""What a run folder holds, read once: its records, its maps, its machines, how it was asked for."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from attnbench import BadInput, load
+from reports.frame.tidy import cost_frame, fidelity_frame, window_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder in memory; `cost`, `windows` and `fidelity` have one row a case, ok or not."""
+
+    folder: Path
+    info: dict[str, Any]
+    machines: dict[str, dict[str, Any]]
+    cost: pd.DataFrame
+    windows: pd.DataFrame
+    fidelity: pd.DataFrame
+    maps: tuple[Path, ...]
+    versions: tuple[str, ...]
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Every case without a result, with its reason."""
+        parts = [
+            frame[frame.status != "ok"].assign(kind=kind)
+            for kind, frame in (
+                ("cost", self.cost),
+                ("cost", self.windows),
+                ("fidelity", self.fidelity),
+            )
+        ]
+        return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+    def only(self, **changes: Any) -> "Run":
+        """The same run with some of its parts replaced."""
+        return dataclasses.replace(self, **changes)
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        BadInput: there is no run in it, or a file of it cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"no run folder at {str(folder)!r}: expected one that `run` has written")
+    if not (folder / "records.jsonl").is_file():
+        raise BadInput(f"{str(folder)!r} holds no records.jsonl: expected a folder made by `run`")
+    records = _records(folder)
+    versions = _texts(records, "version", "version.code", "version.commit")
+    return Run(
+        folder=folder,
+        info=_json(folder / "run.json"),
+        machines={key: _mapping(value) for key, value in _json(folder / "machine.json").items()},
+        cost=cost_frame(records),
+        windows=window_frame(records),
+        fidelity=fidelity_frame(records),
+        maps=tuple(sorted((folder / "maps").glob("*.npz"))),
+        versions=versions,
+    )
+
+
+def _records(folder: Path) -> pd.DataFrame:
+    try:
+        records = load(folder)
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"cannot read {str(folder / 'records.jsonl')!r}: {error}") from None
+    if len(records) == 0:
+        return pd.DataFrame({"kind": pd.Series(dtype=str)})
+    missing = {"kind", "status", "case.asked", "case.length"} - set(records.columns)
+    if missing:
+        named = ", ".join(sorted(missing))
+        raise BadInput(f"the records in {str(folder)!r} lack {named}: expected records of schema 1")
+    return records
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadInput(f"cannot read {str(path)!r}: {error}") from None
+    if not isinstance(found, dict):
+        raise BadInput(f"{str(path)!r} must hold a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {"about": value}
+
+
+def _texts(records: pd.DataFrame, *columns: str) -> tuple[str, ...]:
+    found = {
+        str(value) for column in columns if column in records for value in records[column].dropna()
+    }
+    return tuple(sorted(found))

@@ -1,0 +1,132 @@
+"""Failures, environment, method and command: what a reader needs to trust or repeat the run."""
+
+import shlex
+from typing import Any
+
+from reports.chart import Chart, Table
+from reports.html import bullets, definitions, escape, paragraph
+from reports.run import Run
+from reports.sections import Section
+from reports.tables import failures as failures_table
+from reports.text import DASH, bytes_text, joined
+
+_MEANING = {
+    "unsupported": "the implementation cannot run it and says why",
+    "oom": "it did not fit in memory",
+    "timeout": "it took too long",
+    "wrong": "it failed its correctness check, so it has no time",
+    "crashed": "it ended with an error",
+    "skipped": "it was predicted not to fit, or the budget was spent",
+}
+
+
+def sections(run: Run) -> list[Section]:
+    """The closing sections."""
+    return [_failures(run), _environment(run), _method(run), _command(run)]
+
+
+def _failures(run: Run) -> Section:
+    failed = run.failures
+    total = len(run.cost) + len(run.windows) + len(run.fidelity)
+    if len(failed) == 0:
+        said = f"All {total} cases ended well." if total else "This run holds no cases at all."
+        return Section(key="failures", title="Failures", blocks=(paragraph(said, "empty"),))
+    counts = failed.status.value_counts().sort_index()
+    lines = [
+        f"{n} {status}: {_MEANING.get(status, 'see the reasons')}"
+        for status, n in zip(map(str, counts.index), counts, strict=True)
+    ]
+    blocks: list[str | Chart | Table] = [
+        paragraph(
+            f"{len(failed)} of {total} cases have no result. None of them is left out silently."
+        ),
+        bullets(lines),
+        failures_table(failed),
+    ]
+    return Section(key="failures", title="Failures", blocks=tuple(blocks))
+
+
+def _environment(run: Run) -> Section:
+    blocks: list[str | Chart | Table] = []
+    for key, facts in sorted(run.machines.items()):
+        blocks.append(f"<h3>{escape(key)}</h3>")
+        blocks.append(definitions(_flat(facts)))
+    code = joined(run.versions) if run.versions else "not recorded"
+    blocks.append(definitions([("code", code)]))
+    if not run.machines:
+        blocks.insert(0, paragraph("This run does not say what it was measured on.", "empty"))
+    return Section(key="environment", title="Environment", blocks=tuple(blocks))
+
+
+def _method(run: Run) -> Section:
+    timed = run.cost[run.cost.status.eq("ok")]
+    said = []
+    if len(timed):
+        where = "device time of one call with a flushed L2 cache" if timed.device.eq("cuda").any() else (
+            "wall time of one call on the CPU"
+        )  # fmt: skip
+        stops = timed.stopped[timed.stopped.ne("")].value_counts().sort_index()
+        ends = joined(f"{n} at the {why}" for why, n in stops.items())
+        rounds = int(timed.rounds.median()) if timed.rounds.notna().any() else 0
+        said += [
+            f"Times are medians of {where}; bands reach from the 20th to the 80th percentile and "
+            f"intervals are 95 % bootstrap intervals over rounds.",
+            f"The contenders of a group were checked first and then timed in turns, round by round, "
+            f"in random order: {rounds} rounds in the median case. Cases stopped: {ends or 'unknown'}.",
+            "Speed-ups are over the fastest dense SDPA kernel of the same group, paired round by "
+            "round; a case that failed its check has no time.",
+            "Memory was measured in a pass of its own, as the peak above the inputs.",
+        ]
+    if len(run.fidelity):
+        said += [
+            "Output errors compare a pattern with full softmax attention in high precision; the "
+            "error of the implementation and that of the dtype are measured apart and are listed "
+            "in the table of distances.",
+            "An error at a layer is not the quality of a model: the two are only loosely related.",
+        ]
+    if not said:
+        said = ["This run holds nothing that was measured."]
+    return Section(key="method", title="How it was measured", blocks=(bullets(said),))
+
+
+def _command(run: Run) -> Section:
+    info = run.info
+    command = info.get("command")
+    text = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
+    if text and not text.startswith("python"):
+        script = "" if text.split()[0].endswith(".py") else "run_bench.py "
+        text = f"python {script}{text}"
+    blocks: list[str | Chart | Table] = []
+    if text:
+        blocks.append(f'<pre tabindex="0"><code>{escape(text)}</code></pre>')
+    else:
+        blocks.append(paragraph("This run does not say which command made it.", "empty"))
+    rest = {key: value for key, value in info.items() if key != "command"}
+    if rest:
+        blocks.append(definitions(_flat(rest)))
+    return Section(key="command", title="The command", blocks=tuple(blocks))
+
+
+def _flat(facts: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (name, text) pairs; long lists are cut."""
+    found: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{before}{key}".replace("_", " ")
+        if isinstance(value, dict):
+            found += _flat(value, f"{before}{key}: ")
+        elif value is None:
+            found.append((name, DASH))
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            for number, one in enumerate(value, start=1):
+                tail = f" {number}" if len(value) > 1 else ""
+                found += _flat(one, f"{before}{key}{tail}: ")
+        elif isinstance(value, list):
+            shown = ", ".join(map(str, value[:12]))
+            found.append((name, shown + (f" … ({len(value)})" if len(value) > 12 else "")))
+        elif str(key).endswith("bytes") and isinstance(value, int | float):
+            found.append((name.removesuffix(" bytes"), bytes_text(float(value))))
+        elif isinstance(value, float):
+            found.append((name, f"{value:.4g}"))
+        else:
+            found.append((name, str(value)))
+    return found

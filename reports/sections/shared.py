@@ -1,0 +1,82 @@
+"""What several sections say or count: the main setting, the passes, what is missing."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from attnbench.qkv import read_header
+from attnbench.sources import SAMPLE
+from reports.frame.scaling import with_speedup
+from reports.frame.spread import best_source
+from reports.frame.tidy import by_number, setting_text, settings
+from reports.frame.tradeoff import ORDER, tradeoff
+from reports.run import Run
+from reports.text import joined, size_text
+
+PASS_WORDS = {"fwd": "forward", "bwd": "backward", "fwdbwd": "forward + backward"}
+
+
+def cost_settings(run: Run) -> list[pd.DataFrame]:
+    """The timed settings, speed-ups filled in, the one with most results first."""
+    return [with_speedup(part) for part in settings(run.cost)]
+
+
+def main_pass(frame: pd.DataFrame) -> str:
+    """The pass to judge by: forward where it was timed."""
+    good = set(frame["pass"][frame.status == "ok"])
+    return next((one for one in ORDER if one in good), ORDER[0])
+
+
+def weighed(run: Run) -> pd.DataFrame:
+    """The trade-off of the main setting and pass on the best source; empty where none joins."""
+    parts = cost_settings(run)
+    for part in parts:
+        rows = tradeoff(part[part["pass"] == main_pass(part)], run.fidelity)
+        rows = rows[rows.error.notna()]
+        if len(rows):
+            source = best_source(rows.assign(source=rows.fidelity_source))
+            return rows[rows.fidelity_source == source]
+    return pd.DataFrame()
+
+
+def source_text(source: str, causal: bool = True) -> str:
+    """Where q, k and v come from, with the precision of the model's weights."""
+    if source == "captured":
+        header = read_header(SAMPLE[causal])
+        weights = f", {header.weights} weights" if header.weights else ""
+        return f"q, k, v captured from {header.model}{weights}"
+    if source.startswith("captured:"):
+        return f"q, k, v captured in {source.removeprefix('captured:')}"
+    return f"synthetic q, k, v ({source})"
+
+
+def device_text(run: Run, machine: str) -> str:
+    """The GPU's or the processor's name."""
+    facts = run.machines.get(machine, {})
+    return str(facts.get("gpu") or facts.get("cpu") or machine or "an unknown machine")
+
+
+def missing_text(frame: pd.DataFrame, limit: int = 8) -> str:
+    """The cases of a frame without a result, with their reasons, as one sentence; '' if none."""
+    failed = frame[frame.status.ne("ok")]
+    said = []
+    for (line, status, reason), part in failed.groupby(["line", "status", "reason"], sort=True):
+        lengths = sorted(set(part.length))
+        said.append(f"{line} at {joined(size_text(n) for n in lengths)} ({status}: {reason})")
+    said.sort(key=by_number)
+    if not said:
+        return ""
+    more = f"; and {len(said) - limit} more, see Failures" if len(said) > limit else ""
+    return f"Missing: {'; '.join(said[:limit])}{more}."
+
+
+def lengths_text(lengths: Sequence[int]) -> str:
+    """1k to 16k."""
+    found = sorted({int(n) for n in lengths})
+    ends = f"{size_text(found[0])} to {size_text(found[-1])}" if len(found) > 1 else ""
+    return ends or size_text(found[0])
+
+
+def setting_caption(run: Run, frame: pd.DataFrame) -> str:
+    """The settings of a cost figure in one sentence."""
+    return f"{device_text(run, frame.machine.iloc[0])}; {setting_text(frame)}; {frame.source.iloc[0]} input."

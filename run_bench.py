@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""The command line: one function a sub-command. `python run_bench.py --help` lists them."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnbench.arguments import device_of, matrix_options, parser, whole
+
+if TYPE_CHECKING:
+    from attnbench.presets import Plan
+
+_RUNS = Path("runs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input) or 130 (stopped)."""
+    typed = parser(_COMMANDS).parse_args(arguments)
+    try:
+        code: int = typed.command(typed)
+    except KeyboardInterrupt:
+        print("stopped at once: the group in flight is lost, the rest is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        known = _exit_code_of(error)
+        if known is None:
+            raise
+        print(error, file=sys.stderr)
+        return known
+    return code
+
+
+def quick(_typed: argparse.Namespace) -> int:
+    """Without a command: the quick preset, then its report."""
+    typed = parser(_COMMANDS).parse_args(["run"])
+    typed.out = _fresh_folder("quick")
+    code = run(typed)
+    if code in (0, 1):
+        report(typed.out)
+    return code
+
+
+def run(typed: argparse.Namespace) -> int:
+    """Measure what is asked for and not yet there."""
+    from attnbench import engine
+    from attnbench.case import STATUSES
+    from attnbench.measure_cost import Protocol
+    from attnbench.presets import overridden, preset
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    for status in typed.retry or ():
+        if status not in STATUSES:
+            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
+    if typed.budget is not None and not typed.budget > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    budget_s = None if typed.budget is None else 60 * typed.budget
+    options = matrix_options(typed)
+    plan = overridden(preset(typed.preset, device_of(typed.device)), options, budget_s)
+    if typed.dry_run:
+        return _dry_run(plan)
+    folder = typed.out or _fresh_folder(plan.preset)
+    result = engine.run(
+        plan,
+        folder,
+        command=sys.argv[1:],
+        retry=typed.retry or (),
+        extend=typed.extend,
+        protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed")),
+    )
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
+    print(f"{folder}: {counts or 'nothing measured'}")
+    if result.stopped:
+        print(f"stopped; the same command with --out {folder} goes on")
+    elif typed.command is run:
+        print(f"report: python run_bench.py report {folder}")
+    return result.exit_code
+
+
+def report(typed: argparse.Namespace | Path) -> int:
+    """Write the report of a run, and say where it is."""
+    import reports
+
+    folder = typed if isinstance(typed, Path) else typed.run
+    print(f"report: {reports.write(folder)}")
+    return 0
+
+
+def inspect(typed: argparse.Namespace) -> int:
+    """Draw the map of one pattern on one source."""
+    import torch
+
+    import reports
+    from attnbench import maps
+    from attnbench.matrix import asked_name, with_causality
+    from attnbench.sources import load, settings
+    from patterns import pattern
+    from patterns.errors import BadInput
+
+    causal = not typed.bidirectional
+    one = with_causality(pattern(typed.pattern), causal)
+    found = [
+        setting
+        for setting in settings(typed.source, causal=causal)
+        if typed.layer in (None, setting.layer)
+    ]
+    if not found:
+        raise BadInput(f"source {typed.source!r} has no layer {typed.layer!r}")
+    setting = found[0]
+    longest = setting.max_length or 2048
+    length = whole(typed.length, "--length") if typed.length else longest
+    if not typed.length and causal:
+        length = min(length, 2048)
+    inputs = load(
+        setting, length=length, seed=0, device=device_of(typed.device), dtype=torch.float32
+    )
+    made = maps.make(
+        one,
+        inputs,
+        heads=[typed.head],
+        backend=typed.backend,
+        case={"asked": asked_name(one), "source": setting.source, "layer": setting.layer},
+    )
+    out = typed.out or _RUNS / f"map-{time.strftime('%Y%m%d-%H%M%S')}"
+    page = reports.inspect(made, out, head=typed.head, row=typed.row)
+    maps.save_map(out / "map.npz", made)
+    print(f"map: {page}")
+    return 0
+
+
+def list_all(typed: argparse.Namespace) -> int:
+    """List patterns, sources and presets."""
+    from attnbench.listing import as_json, as_text
+
+    print(as_json() if typed.json else as_text())
+    return 0
+
+
+def doctor(_typed: argparse.Namespace) -> int:
+    """Say what works here; 1 where something that is needed does not."""
+    from attnbench.doctor import examine, told
+
+    findings = examine()
+    print(told(findings))
+    return int(any(one.needed and not one.fine for one in findings))
+
+
+def export(typed: argparse.Namespace) -> int:
+    """Copy a run without its single samples."""
+    from attnbench.records import export as copy
+
+    print(f"copy: {copy(typed.run, typed.out)}")
+    return 0
+
+
+def capture(typed: argparse.Namespace) -> int:
+    """Capture q, k, v of a model's layers."""
+    from attnbench.capture import main as capture_main
+
+    return capture_main(typed.rest)
+
+
+_COMMANDS = {
+    "default": quick,
+    "run": run,
+    "report": report,
+    "inspect": inspect,
+    "list": list_all,
+    "doctor": doctor,
+    "export": export,
+    "capture": capture,
+}
+
+
+def _dry_run(plan: "Plan") -> int:
+    from attnbench.listing import dry_run
+
+    print(dry_run(plan))
+    return 0
+
+
+def _fresh_folder(name: str) -> Path:
+    return _RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _exit_code_of(error: Exception) -> int | None:
+    """The exit code of an error that is told in one line; None where it is one of ours."""
+    from attnbench.outcome import DeviceLost
+    from patterns.errors import BadInput, Unsupported
+
+    if isinstance(error, BadInput | Unsupported):
+        return 2
+    return 1 if isinstance(error, DeviceLost) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

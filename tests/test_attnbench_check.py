@@ -1,0 +1,184 @@
+"""The correctness check: it lets the right pass, and finds what is wrong in each way."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench import check
+from attnbench.check import Checker, Verdict, check_rows
+from patterns import Pattern, pattern
+from patterns.full import Full
+from patterns.sparse.local import Local
+
+
+def draw(length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, length, 16), (2, 2, length, 16), (2, 2, length, 16))
+    q, k, v = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return q, k, v
+
+
+def examine(
+    one: Pattern,
+    length: int = 200,
+    dtype: torch.dtype = torch.float32,
+    gradients: bool = True,
+    checker: Checker | None = None,
+    backend: str = "auto",
+) -> Verdict:
+    return (checker or Checker()).check(
+        one.resolve(length), backend, draw(length, dtype), scale=None, seed=0, gradients=gradients
+    )
+
+
+class Broken(Full):
+    """Full attention whose fast form is spoilt by `spoil`."""
+
+    backends: ClassVar = ("eager",)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        return self.spoil(super()._run(q, k, v, scale, "eager"), q)
+
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRowOff(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return torch.cat([out[:, :, :-1], 1.01 * out[:, :, -1:]], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHeadOff(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return torch.cat([out[:, :-1], out[:, -1:] + 0.01], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneNan(Broken):
+    """Somewhere that no row of the check is: every row has to be finite."""
+
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        length = out.shape[2]
+        unseen = sorted(set(range(length)) - set(check_rows(self, length).tolist()))[0]
+        out = out.clone()
+        out[0, 0, unseen, 0] = torch.nan
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherShape(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return out[:, :, :-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherDtype(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return out.double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverwritesItsInput(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        q.data[0, 0, 0, 0] += 1  # as a kernel would, which autograd does not see
+        return out
+
+
+class _HalfGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongGradient(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return _HalfGradient.apply(out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spec", ["full", "local[window=7]", "combiner-fixed[block=16]"])
+def test_what_is_right_passes(spec: str, dtype: torch.dtype):
+    verdict = examine(pattern(spec), dtype=dtype)
+    assert verdict.reason is None
+    assert verdict.seen["ok"]
+    assert verdict.seen.keys() == {"ok", "rows", "output", "dq", "dk", "dv"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (OneRowOff(), "the output is .* from the definition"),
+        (OneHeadOff(), "the output is .* from the definition"),
+        (OneNan(), "the output holds NaN or Inf in 1 of"),
+        (OtherShape(), r"the output has shape \[2, 4, 199, 16\], expected \[2, 4, 200, 16\]"),
+        (OtherDtype(), "the output has dtype torch.float64, expected torch.float32"),
+        (OverwritesItsInput(), "changed its input q"),
+        (WrongGradient(), "the dq is .* from the definition"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Pattern) else "",
+)
+def test_what_is_wrong_is_found(broken: Pattern, said: str):
+    verdict = examine(broken)
+    assert verdict.reason is not None
+    assert re.search(said, verdict.reason)
+    assert not verdict.seen["ok"]
+
+
+def test_gradients_are_looked_at_only_where_they_are_timed():
+    assert examine(WrongGradient(), gradients=False).reason is None
+
+
+def test_the_bound_follows_the_dtype():
+    fine, coarse = (examine(pattern("full"), dtype=d) for d in (torch.float32, torch.bfloat16))
+    assert coarse.seen["output"]["bound"] > 1000 * fine.seen["output"]["bound"]
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64])
+def test_all_rows_are_checked_where_there_are_few(length: int):
+    assert check_rows(Full(), length).tolist() == list(range(length))
+
+
+def test_the_first_the_last_and_the_edges_of_blocks_are_checked():
+    rows = check_rows(pattern("combiner-fixed[block=100]"), 5000).tolist()
+    assert len(rows) == 64
+    assert {0, 99, 100, 101, 4899, 4900, 4999} <= set(rows)
+    assert rows == sorted(set(rows))
+
+
+def test_gradients_summed_in_slices_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    whole = examine(pattern("combiner-fixed[block=16]"), dtype=torch.float64)
+    monkeypatch.setattr(check, "_GRAPH_ELEMENTS", 1)
+    monkeypatch.setattr(check, "_WEIGHT_BYTES", 1)
+    sliced = examine(pattern("combiner-fixed[block=16]"), dtype=torch.float64)
+    assert sliced.reason is None
+    for name in ("output", "dq", "dk", "dv"):
+        assert sliced.seen[name]["bound"] == pytest.approx(whole.seen[name]["bound"], rel=1e-6)
+
+
+def test_backends_and_passes_of_a_pattern_share_its_reference(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    defined = Local._weights
+
+    def counted(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+        asked.append(len(rows))
+        return defined(self, q, k, rows, scale)
+
+    monkeypatch.setattr(Local, "_weights", counted)
+    checker, local = Checker(), Local(window=7)
+    for gradients in (False, True):
+        for backend in local.backends:
+            assert examine(local, gradients=gradients, checker=checker, backend=backend).seen["ok"]
+    assert len(asked) == 4  # output and gradients, each in float64 and in the dtype of the run
+    examine(replace(local, window=8), checker=checker)
+    assert len(asked) == 8

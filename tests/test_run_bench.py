@@ -1,0 +1,194 @@
+"""The command line: what it refuses, what it prints, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import run_bench
+from attnbench.arguments import lengths, matrix_options, parser
+from attnbench.records import read
+from patterns import PATTERNS, BadInput
+
+ROOT = Path(__file__).parents[1]
+TINY = ("--pattern", "uniform", "--heads", "1", "--dim", "8", "--no-baselines", "--device", "cpu")
+
+
+def options(*typed: str) -> dict:
+    commands = dict.fromkeys(
+        ("default", "run", "report", "inspect", "list", "doctor", "export", "capture"), main_is
+    )
+    return matrix_options(parser(commands).parse_args(["run", *typed]))
+
+
+def main_is(_: object) -> int:
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1k..8k", (1024, 2048, 4096, 8192)),
+        ("1024,3000", (1024, 3000)),
+        ("1k..3k", (1024, 2048)),
+        ("64,16,64", (16, 64)),
+        ("256..512,700", (256, 512, 700)),
+    ],
+)
+def test_lengths_double_and_list(text: str, found: tuple[int, ...]):
+    assert lengths(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "x", "1k..", "2k..1k", "0", "1.5k", "-1", "1k...2k"])
+def test_lengths_that_make_no_sense_are_refused(text: str):
+    with pytest.raises(BadInput, match="--length"):
+        lengths(text)
+
+
+def test_options_are_only_what_was_asked_for():
+    assert options() == {}
+    assert options("--heads", "32/8", "--pass", "fwd,bwd", "--bidirectional", "--seed", "3") == {
+        "heads": 32,
+        "kv_heads": 8,
+        "passes": ("fwd", "bwd"),
+        "causal": False,
+        "seed": 3,
+    }
+    assert options("--pattern", "local", "--pattern", "full", "--backend", "eager, sdpa") == {
+        "patterns": ("local", "full"),
+        "backends": ("eager", "sdpa"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("run", "--pattern", "ful"), "did you mean 'full'"),
+        (("run", "--pattern", "local[widow=4]"), "did you mean 'window'"),
+        (("run", "--pattern", "local[window=4k]", "--length", "1k"), "longer than the length"),
+        (("run", "--length", "1x"), "--length: expected a whole number"),
+        (("run", "--pass", "fwdbw"), "did you mean 'fwdbwd'"),
+        (("run", "--heads", "4/3"), "--heads expects"),
+        (("run", "--batch", "0"), "--batch must be at least 1"),
+        (("run", "--preset", "quik"), "did you mean 'quick'"),
+        (("run", "--source", "gausian"), "did you mean 'gaussian'"),
+        (("run", "--source", "captured:/no/such.file"), "No such file"),
+        (("run", "--source", "captured", "--length", "16k"), "up to 8192 tokens"),
+        (("run", "--retry", "wrng"), "did you mean 'wrong'"),
+        (("run", "--budget", "0"), "--budget must be more than 0"),
+        (("run", "--backend", "egaer"), "did you mean 'eager'"),
+        (("inspect", "local", "--layer", "99"), "no layer '99'"),
+        (("report", "no-such-run"), "no-such-run"),
+        (("export", "no-such-run", "--out", "x"), "no-such-run"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    typed: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run_bench.main([*typed, *(("--device", "cpu") if typed[0] == "run" else ())]) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("typed", [["frob"], ["run", "--frob"], ["run", "--dtype", "int8"]])
+def test_a_command_line_that_cannot_be_read_is_one_line(
+    typed: list[str], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as stopped:
+        run_bench.main(typed)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_run_measures_and_goes_on_and_export_thins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, thin = tmp_path / "run", tmp_path / "thin"
+    typed = ["run", *TINY, "--length", "32..64", "--out", str(run), "--source", "needle"]
+    assert run_bench.main(typed) == 0
+    assert "4 ok" in capsys.readouterr().out
+    before = (run / "records.jsonl").read_bytes()
+    assert run_bench.main(typed) == 0
+    assert (run / "records.jsonl").read_bytes() == before
+    assert run_bench.main(["export", str(run), "--out", str(thin)]) == 0
+    assert len(read(thin)) == 4
+    assert (thin / "records.jsonl").stat().st_size < len(before)
+
+
+def test_a_dry_run_lists_the_cases_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "run"
+    typed = ["run", "--dry-run", "--device", "cpu", "--pattern", "local[window=512]"]
+    assert run_bench.main([*typed, "--length", "256..512", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "local[window=512]@auto" in said
+    assert "unsupported: window=512 is longer than the length 256" in said
+    assert "GFLOP" in said
+    assert not out.exists()
+
+
+def test_list_has_every_pattern(capsys: pytest.CaptureFixture[str]):
+    assert run_bench.main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert run_bench.main(["list", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in document["patterns"]] == list(PATTERNS)
+    assert all(name in text for name in PATTERNS)
+    assert {one["name"] for one in document["presets"]} == {"quick", "full", "maps"}
+    assert "captured" in {one["name"] for one in document["sources"]}
+
+
+def test_without_a_command_the_quick_preset_runs_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import reports
+    from attnbench import engine
+
+    seen = []
+
+    def fake(plan, folder: Path, **_: object) -> engine.Result:
+        seen.append(plan.preset)
+        return engine.Result(run=folder, statuses={"ok": 1, "crashed": 1}, stopped=False)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", fake)
+    monkeypatch.setattr(reports, "write", lambda folder: folder / "report.html")
+    assert run_bench.main([]) == 1
+    assert seen == ["quick"]
+    out = capsys.readouterr().out
+    assert "1 crashed, 1 ok" in out
+    assert f"report: {Path('runs')}" in out
+
+
+def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
+    run = tmp_path / "run"
+    asked = ",".join(str(length) for length in range(32, 64))
+    command = [
+        sys.executable, "run_bench.py", "run", *TINY, "--pass", "fwd", "--length", asked,
+        "--source", "needle", "--out", str(run),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in started.stderr:
+        if line.startswith("fwd-"):
+            break
+    time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "stopping after the group in flight" in err
+    assert f"the same command with --out {run} goes on" in out
+    found = read(run)
+    assert 1 <= len(found) < 64
+    assert all(one["status"] == "ok" for one in found)
+    assert "Traceback" not in err
