@@ -85,11 +85,11 @@ def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
     copies = [first, *((q.clone(), k.clone(), v.clone()) for q, k, v in [first] * (count - 1))]
     for x in (x for copy in copies for x in copy):
         x.requires_grad_(case.pass_ != "fwd")
-    generator = Generator().manual_seed(case.seed + 1)
+    generator = Generator(device).manual_seed(case.seed + 1)
     shape = (*drawn.q.shape[:3], drawn.v.shape[3])
     return CostInputs(
         copies=copies,
-        d_out=torch.randn(shape, generator=generator).to(device, dtype),
+        d_out=torch.randn(shape, generator=generator, device=device, dtype=dtype),
         scale=drawn.scale,
     )
 

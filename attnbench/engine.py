@@ -29,7 +29,7 @@ Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[dict[str, Any]]]
 
 BAD_STATUSES = ("wrong", "crashed", "timeout")
 _WEIGHT_LENGTH = 8192  # where a case's share of the time has doubled
-_FIDELITY_WEIGHT = 3.0  # of a fidelity case, against a cost case of the same length
+_FIDELITY_WEIGHT = 1.5  # of a fidelity case, against a cost case of the same length
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,11 +49,12 @@ class Measurer:
     ) -> Iterator[Record]:
         """Layer by layer, because all patterns on a layer share the reference."""
         layer: _Layer | None = None
-        longest, end = 0.0, time.perf_counter() + budget_s
-        for case in sorted(todo, key=lambda case: str(case.layer)):
-            began = time.perf_counter()
+        end = time.perf_counter() + budget_s
+        # Stable, so that layers stay in the order of their source.
+        order = list(dict.fromkeys(case.layer for case in todo))
+        for case in sorted(todo, key=lambda case: order.index(case.layer)):
             try:
-                if began + longest > end:
+                if time.perf_counter() > end:
                     raise Ended(
                         "skipped",
                         f"the group's budget of {budget_s:.0f} s was spent on others: "
@@ -63,7 +64,6 @@ class Measurer:
                     layer = None  # frees the memory of the last one first
                     layer = _Layer.load(case)
                 found = self._judged(case, layer, group.map_bins.get(case_key(case), 0))
-                longest = max(longest, time.perf_counter() - began)
             except Exception as error:  # whatever a pattern raises is its own ending
                 found = record(case, self._origin, role="asked", ended=ending(error))
                 error.__traceback__ = None  # its frames hold tensors

@@ -18,8 +18,8 @@ from attnbench.timing import MIN_ROUNDS, Clocks, Contender, Timed, Watch, time_g
 from attnbench.watch import watch_for
 
 _LEAST_CALLS = 5 * MIN_ROUNDS  # that timing a contender makes: two cold samples a round, others
-_TIMING_SHARE = 0.4  # of a group's budget that checking and sizing leave to timing
-_OVERDRAFT = 1.5  # of what is left, that the least number of rounds may take
+_LARGEST_SHARE = 0.5  # of a group's budget that timing one contender may take
+_LEAST_TIMING_S = 0.2  # of any contender, its warm-up and its place in the rounds
 _GRAPH_SHARE = 0.3  # of the free memory that captured graphs may keep
 _CLOCK_SPREAD = 0.05
 
@@ -61,23 +61,30 @@ class CostMeasurer:
         found: dict[str, Sized | Ended] = {}  # by the name of what runs
         name_of: dict[str, str] = {}  # by case key
         with own_stream(device), torch.set_grad_enabled(cases[0].pass_ != "fwd"):
-            inputs = load_inputs(cases[0], device)
+            try:
+                inputs = load_inputs(cases[0], device)
+            except Exception as error:
+                ended = ending(error)
+                for case in todo:
+                    yield self._record(case, group, ended, {})
+                return
             for case in cases:
                 name = name_of[case_key(case)] = self._prepare(case, inputs, found, clock)
-                if lost := _lost(found[name], device):
-                    yield self._record(case, group, _ended(found[name]), {})
+                prepared = found[name]
+                if isinstance(prepared, Ended) and (lost := _lost(prepared, device)):
+                    yield self._record(case, group, prepared, {})
                     raise lost
             timed = self._time([x for x in found.values() if isinstance(x, Sized)], inputs, clock)
-            errors = [name for name, one in timed.items() if one.error is not None]
-            for name in errors:
-                found[name] = ending(timed[name].error or RuntimeError())
             del inputs
-            if errors and (lost := _lost(found[errors[0]], device)):
-                case = next(c for c in cases if name_of[case_key(c)] == errors[0])
-                yield self._record(case, group, _ended(found[errors[0]]), {})
-                raise lost
+            failed = {name: ending(one.error) for name, one in timed.items() if one.error}
+            found |= failed
+            for name, ended in failed.items():
+                if lost := _lost(ended, device):
+                    case = next(c for c in cases if name_of[case_key(c)] == name)
+                    yield self._record(case, group, ended, {})
+                    raise lost
         measured = {
-            name: (one, timed[name]) if isinstance(one, Sized) and name in timed else _ended(one)
+            name: one if isinstance(one, Ended) else (one, timed[name])
             for name, one in found.items()
         }
         dense = {
@@ -102,7 +109,8 @@ class CostMeasurer:
                 needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
                 expect_fits(prediction, inputs.d_out.device)
                 clock.expect(prediction.least_s)
-                found[name] = size(case, chosen, inputs, self._checker)
+                found[name] = sized = size(case, chosen, inputs, self._checker)
+                clock.reserve(sized.call_s)
         except Exception as error:  # whatever a pattern raises is its own ending, not the run's
             found[name] = ended = ending(error, needed)
             ended.implementation = None if chosen is None else chosen.implementation
@@ -112,9 +120,7 @@ class CostMeasurer:
     def _time(
         self, ready: Sequence[Sized], inputs: CostInputs, clock: "_Budget"
     ) -> dict[str, Timed]:
-        budget_s = max(clock.left_s(), _TIMING_SHARE * clock.budget_s)
-        chosen = _that_fit(ready, _OVERDRAFT * budget_s)
-        if not chosen:
+        if not ready:
             return {}
         device = inputs.d_out.device
         graph_bytes = int(_GRAPH_SHARE * free_bytes(device)) if device.type == "cuda" else 0
@@ -122,10 +128,10 @@ class CostMeasurer:
             device, copies=len(inputs.copies), graph_bytes=graph_bytes
         )
         return time_group(
-            [Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in chosen],
+            [Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in ready],
             watch,
             seed=self._protocol.order_seed,
-            budget_s=budget_s,
+            budget_s=clock.left_s(),
             bound=self._protocol.bound,
             min_samples=self._protocol.min_samples,
         )
@@ -153,57 +159,51 @@ class CostMeasurer:
 
 
 class _Budget:
-    """The time of a group, from now on."""
+    """The time of a group, from now on, and what timing will take of it."""
 
     def __init__(self, budget_s: float) -> None:
-        self.budget_s, self._begin = budget_s, time.perf_counter()
+        self._budget_s, self._begin, self._reserved_s = budget_s, time.perf_counter(), 0.0
 
     def left_s(self) -> float:
-        return self.budget_s - (time.perf_counter() - self._begin)
+        return self._budget_s - (time.perf_counter() - self._begin)
 
-    def expect(self, least_s: float) -> None:
+    def expect(self, call_s: float) -> None:
         """Skip what can no longer be checked and timed.
 
         Raises:
             Ended: as `skipped`.
         """
-        left_s = self.left_s()
-        if left_s < _TIMING_SHARE * self.budget_s:
+        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
             raise Ended(
                 "skipped",
-                f"the group's budget of {self.budget_s:.0f} s was spent on others: "
+                f"{_LEAST_CALLS} calls of {call_s:.2g} s do not fit into the group's "
+                f"{self._budget_s:.0f} s: a larger --budget allows it",
+            )
+        if self.left_s() < self._reserved_s + _timing_s(call_s):
+            raise Ended(
+                "skipped",
+                f"the group's {self._budget_s:.0f} s were spent on others: "
                 "a larger --budget allows it",
             )
-        if _LEAST_CALLS * least_s > _OVERDRAFT * left_s:
-            raise Ended(
-                "skipped",
-                f"{_LEAST_CALLS} calls of at least {least_s:.2g} s do not fit into the "
-                f"{left_s:.0f} s that the group has left: a larger --budget allows it",
-            )
+
+    def reserve(self, call_s: float) -> None:
+        """Keep the time that a contender will take at least.
+
+        Raises:
+            Ended: as `skipped`, where it is too slow for this group.
+        """
+        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+            self.expect(call_s)
+        self._reserved_s += _timing_s(call_s)
 
 
-def _that_fit(ready: Sequence[Sized], budget_s: float) -> list[Sized]:
-    """All but the slowest, where the least number of rounds would take too long."""
-    chosen = sorted(ready, key=lambda one: one.call_s)
-    while chosen and _LEAST_CALLS * sum(one.call_s for one in chosen) > budget_s:
-        chosen.pop()
-    return chosen
+def _timing_s(call_s: float) -> float:
+    return _LEAST_TIMING_S + _LEAST_CALLS * call_s
 
 
-def _ended(found: Sized | Ended) -> Ended:
-    """How a case ended that has no times."""
-    if isinstance(found, Ended):
-        return found
-    return Ended(
-        "skipped",
-        f"{_LEAST_CALLS} calls of {found.call_s:.2g} s do not fit into the group's budget: "
-        "a larger --budget allows it",
-    )
-
-
-def _lost(found: Sized | Ended, device: torch.device) -> DeviceLost | None:
+def _lost(ended: Ended, device: torch.device) -> DeviceLost | None:
     """After something went wrong: free what it held, and see whether the device still answers."""
-    if isinstance(found, Ended):
+    if ended.status in ("oom", "crashed", "wrong"):
         try:
             confirm_device(device)
         except DeviceLost as lost:

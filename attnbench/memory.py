@@ -6,7 +6,6 @@ and the output. On CUDA the caching allocator counts both; on the CPU the profil
 allocation and release, those inside an operator included, and saved tensors are counted by hooks.
 """
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,7 +36,6 @@ def measure_memory(
 
 
 def _on_cuda(forward: Forward, backward: Backward | None, device: torch.device) -> dict[str, Any]:
-    gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

@@ -35,7 +35,7 @@ class ClockReader:
             uuid = str(torch.cuda.get_device_properties(device).uuid)
             name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
             self._handle = self._nvml.nvmlDeviceGetHandleByUUID(name)
-        except (self._nvml.NVMLError, OSError) as error:
+        except (self._nvml.NVMLError, OSError, AttributeError) as error:
             self.why_not = f"clocks could not be read: {error}"
 
     def read(self) -> Clocks | str:

@@ -16,6 +16,7 @@ from patterns.base import Implementation
 from patterns.errors import BadInput, Unsupported
 
 _LONGEST_REASON = 300
+_NO_KERNEL = "No available kernel"  # a pinned SDPA backend that refuses these inputs
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -53,7 +54,7 @@ def ending(error: Exception, needed: str = "") -> Ended:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Ended):
         return error
-    if isinstance(error, Unsupported | BadInput):
+    if isinstance(error, Unsupported | BadInput) or _NO_KERNEL in text:
         return Ended("unsupported", text)
     if isinstance(error, WrongResult):
         return Ended("wrong", text)

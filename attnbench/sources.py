@@ -177,7 +177,10 @@ def load(
         raise BadInput(_why_not(setting, length))
     asked = {"batch": batch, "heads": heads, "kv_heads": kv_heads, "dim": dim}
     shape = _shape(setting, length, asked)
-    inputs = _draw(setting.source, shape, seed) if setting.layer is None else _read(setting, length)
+    if setting.layer is None:
+        inputs = _draw(setting.source, shape, seed, torch.device(device))
+    else:
+        inputs = _read(setting, length)
     projection = inputs.output_projection
     return replace(
         inputs,
@@ -241,11 +244,13 @@ def _shape(setting: Setting, length: int, asked: Mapping[str, int | None]) -> Sh
     return Shape(length=length, **sizes)
 
 
-def _draw(source: str, shape: Shape, seed: int) -> Inputs:
+def _draw(source: str, shape: Shape, seed: int, device: torch.device) -> Inputs:
     if not 0 <= seed < 1 << 63:
         raise BadInput(f"expected a seed from 0 to 2**63 - 1, got {seed}")
-    (family,) = build_all(source, SOURCES, "source")
-    q, k, v = cast(Synthetic, family).draw(shape, torch.Generator().manual_seed(seed))
+    family = cast(Synthetic, build_all(source, SOURCES, "source")[0])
+    there = family.drawn_anywhere and device.type == "cuda"
+    generator = torch.Generator(device if there else "cpu")
+    q, k, v = family.draw(shape, generator.manual_seed(seed))
     return Inputs(q=q, k=k, v=v)
 
 

@@ -4,12 +4,14 @@ Letters: B batch, H heads (Hq/Hkv), L length, D head width. Logits are ``q k^T /
 entropies in the docstrings are means over heads and causal rows, in nats, at 4 heads, L = 2048
 and D = 64 (a uniform row of that length averages 6.6); captured layers have 1.7 to 5.7 there.
 
-The numbers are drawn on the CPU in float32, so a seed gives the same ones for every device.
+The numbers are drawn on the CPU in float32, so a seed gives the same ones for every device; only
+`gaussian`, on which nothing is judged, is drawn where it is used, because it may be large.
 """
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -31,6 +33,8 @@ class Shape:
 class Synthetic(ABC):
     """A family of inputs; its fields are its parameters."""
 
+    drawn_anywhere: ClassVar[bool] = False  # on the device of the generator, not only on the CPU
+
     @abstractmethod
     def draw(self, shape: Shape, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """q ``[B, Hq, L, D]``, k and v ``[B, Hkv, L, D]``: float32, on the CPU."""
@@ -45,6 +49,8 @@ class Gaussian(Synthetic):
     """
 
     sigma: float = 1.0  # standard deviation of the entries of q and k; those of v have 1
+
+    drawn_anywhere: ClassVar = True
 
     def __post_init__(self) -> None:
         """Refuse a sigma that is no spread."""
@@ -318,7 +324,8 @@ def _per_query_head(tensor: Tensor, shape: Shape) -> Tensor:
 
 
 def _normal(generator: Generator, shape: Shape, heads: int) -> Tensor:
-    return torch.randn(shape.batch, heads, shape.length, shape.dim, generator=generator)
+    sizes = (shape.batch, heads, shape.length, shape.dim)
+    return torch.randn(sizes, generator=generator, device=generator.device)
 
 
 def _tilt(shape: Shape) -> Tensor:

@@ -21,7 +21,7 @@ Call = Callable[[int], object]
 
 MIN_ROUNDS = 5
 _MOST_SAMPLES = 20  # of one kind, a contender and round
-_WARMUP_S = 0.1
+_WARMUP_S = 0.05
 _SLICE_S = 0.06  # of a contender in a round, where the budget allows it
 _LONG_S = 0.2  # a call so long needs none before it that is not counted
 _WANTED_ROUNDS = 10  # that the budget should allow

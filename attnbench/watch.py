@@ -176,10 +176,10 @@ class CudaWatch:
                     call(copy)
             graph.replay()
             torch.cuda.synchronize(self._device)
-        except RuntimeError as error:  # out of memory among them
+        except Exception as error:  # whatever a pattern does that a capture forbids
             # Before 2.12 a capture that failed kept the allocator from ever freeing again.
             with suppress(Exception):
-                torch._C._cuda_endAllocateToPool(self._device.index or 0, pool)
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             torch.cuda.synchronize(self._device)
             return f"no graph can be captured: {str(error).splitlines()[0]}"
         return graph

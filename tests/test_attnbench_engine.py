@@ -1,4 +1,4 @@
-"""The engine: each case ends in one record, a run goes on where it stopped, and stops when asked."""
+"""The engine: each case ends in one record, a run goes on where it stopped, and stops if asked."""
 
 import dataclasses
 import signal

@@ -14,6 +14,7 @@ from torch import Tensor
 from attnbench import effective, mapstats
 from attnbench.baselines import equal_keys, keys_per_query, uniform
 from attnbench.fidelity import WrongResult, interval, measure, output_errors
+from attnbench.layer_table import Blocks, show, table
 from attnbench.reference import Reference, reference, sample
 from attnbench.sources import Inputs, load, settings
 from patterns import PATTERNS, Pattern, pattern
@@ -397,8 +398,53 @@ def test_baselines_are_measured_on_the_same_inputs():
     assert found["sinks"]["error"] == pytest.approx(sinks["output_error"]["mean"])
 
 
+def test_baselines_beyond_the_dense_limit_are_those_of_the_sampled_rows():
+    x = inputs(90)
+    shared = reference(x, causal=True, dense_limit_bytes=0, rows=15)
+    found = measure(pattern("combiner-fixed"), x, shared=shared)["baselines"]
+    for error, one in (
+        (found["uniform"], uniform(causal=True)),
+        (found["sinks"]["error"], pattern(found["sinks"]["asked"])),
+    ):
+        output = one.weights(x.q, x.k, rows=shared.rows, scale=x.scale) @ x.v
+        assert error == pytest.approx(output_errors(output, shared)["output_error"]["mean"])
+
+
 def test_the_error_of_the_full_output_is_zero_and_that_of_nothing_is_one():
     shared: Reference = reference(inputs(30), causal=True)
     full = shared.attended.output
     assert output_errors(full, shared)["output_error"]["mean"] == 0
     assert output_errors(0 * full, shared)["row_error"]["by_quantile"] == [1.0] * 101
+
+
+# The table of layers.
+
+
+def test_the_layer_table_has_the_means_over_layers_and_heads():
+    form = Local(window=9)
+    (row,) = table("captured", length=300, chosen=[form])
+    assert [*row.errors] == ["0", "5", "15", "20", "29"]
+    setting = next(one for one in settings("captured", causal=True) if one.layer == "5")
+    x = load(setting, length=300, seed=0, device="cpu", dtype=torch.float32)
+    found = measure(form, x, gradients=False)
+    close(row.errors["5"], found["output_error"]["mean"])
+    close(row.variations["5"], found["map"]["total_variation"]["mean"])
+    close(row.mean_error, sum(row.errors.values()) / 5)
+    assert show([row]).splitlines()[1].split()[1:3] == [
+        f"{row.mean_error:.3f}", f"{row.mean_variation:.3f}"
+    ]  # fmt: skip
+
+
+def test_a_table_without_a_layer_is_refused():
+    with pytest.raises(BadInput, match="no layer"):
+        table("captured", length=10_000)
+
+
+def test_blocks_are_the_direct_keys_of_a_combiner():
+    form = pattern("combiner-fixed[block=4,sink=3,near=1]")
+    direct = form.partitions(torch.arange(21), 21)[0] == -1
+    blocks = Blocks(block=4, near=1, sink=3)
+    assert torch.equal(blocks.support(21), direct)
+    x = inputs(21)
+    wanted = blocks.weights(x.q, x.k) @ x.v
+    torch.testing.assert_close(blocks.attend(x.q, x.k, x.v, backend="eager"), wanted)

@@ -217,7 +217,7 @@ def test_structure_lies_along_no_axis(name: str):
     [
         ("neddle", "unknown source 'neddle': did you mean 'needle'"),
         ("needle[deep=1]", "has no parameter 'deep': did you mean 'depth'"),
-        ("needle[depth=x]", "expects a number"),
+        ("needle[depth=x]", "expected a number"),
         ("needle[depth=1.5]", r"needle\[depth=...\] expects 0 to 1, got 1.5"),
         ("needle[queries=0]", "expects at least 1"),
         ("sink[mass=1]", "above 0 and below 1"),

@@ -102,14 +102,16 @@ def test_the_order_comes_from_the_seed():
 
 
 def test_a_contender_within_its_bound_rests_while_others_go_on():
-    noisy = Contender(name="noisy", call=lambda _, draw=random.Random(1): 10 + 10 * draw.random())
+    draw = random.Random(1)
+    noisy = Contender(name="noisy", call=lambda _: 10 + 10 * draw.random())
     timed = time_them([*costs(10.0), noisy], FakeWatch(), bound=1e-3)
     assert len(timed["a"].cold) == MIN_ROUNDS
     assert len(timed["noisy"].cold) > MIN_ROUNDS
 
 
 def test_a_dense_contender_stays_for_as_long_as_any_other():
-    noisy = Contender(name="noisy", call=lambda _, draw=random.Random(1): 10 + 10 * draw.random())
+    draw = random.Random(1)
+    noisy = Contender(name="noisy", call=lambda _: 10 + 10 * draw.random())
     dense = Contender(name="dense", call=lambda _: 10.0, dense=True)
     timed = time_them([dense, noisy], FakeWatch(), bound=1e-3)
     assert len(timed["dense"].cold) == len(timed["noisy"].cold)
@@ -163,3 +165,29 @@ def test_an_interval_covers_the_median_about_as_often_as_it_says():
         found = interval([draw.gauss(10, 1) for _ in range(15)], resamples=400)
         covered += found.low <= 10 <= found.high
     assert 175 <= covered <= 200
+
+
+@pytest.mark.gpu
+def test_cold_time_on_cuda_is_device_time_and_graphs_replay():
+    import torch
+
+    from attnbench.contender import own_stream
+    from attnbench.watch import CudaWatch
+
+    device = torch.device("cuda")
+    with own_stream(device), torch.no_grad():
+        x = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+        watch = CudaWatch(device, copies=2, graph_bytes=1 << 30)
+        matmul = Contender(name="matmul", call=lambda _: x @ x)
+        syncs = Contender(name="syncs", call=lambda _: x.sum().item())
+        timed = time_group([matmul, syncs], watch, seed=0, budget_s=2.0)
+    cold, wall, graph = (
+        summary(rounds)["median"]
+        for rounds in (timed["matmul"].cold, timed["matmul"].wall, timed["matmul"].graph)
+    )
+    assert 0.1 < cold < wall
+    assert graph == pytest.approx(cold, rel=0.5)
+    assert timed["syncs"].graph == []
+    assert "synchroniz" in timed["syncs"].notes["graph_ms"]
+    assert "host" in timed["syncs"].notes
+    assert "host" not in timed["matmul"].notes

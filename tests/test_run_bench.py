@@ -176,9 +176,8 @@ def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
         "--source", "needle", "--out", str(run),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     for line in started.stderr:
         if line.startswith("fwd-"):
             break

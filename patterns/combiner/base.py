@@ -12,6 +12,8 @@ from patterns.base import Paper, Pattern, Shape
 DIRECT = -1
 INVISIBLE = -2
 
+_PART_ELEMENTS = 1 << 27  # numbers that the dense map may hold for each token of its regions
+
 PAPER = Paper(
     title="Combiner: Full Attention Transformer with Sparse Computation Cost",
     authors="Ren, H. Dai, Z. Dai, Yang, Leskovec, Schuurmans, B. Dai",
@@ -57,9 +59,19 @@ class CombinerPattern(Pattern):
         return self.partitions(rows, length)[0] != INVISIBLE
 
     def _weights(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
-        per_row = max(1, q.shape[0] * q.shape[1] * q.shape[2] * q.shape[3])
-        step = max(1, (1 << 26) // per_row)
-        return torch.cat([self._map(q, k, part, scale) for part in torch.split(rows, step)], dim=2)
+        most = _PART_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3])
+        parts = self._parts(rows, q.shape[2], most)
+        return torch.cat([self._map(q, k, part, scale) for part in parts], dim=2)
+
+    def _parts(self, rows: Tensor, length: int, most: int) -> list[Tensor]:
+        """Rows in parts whose regions hold no more tokens than this, together or in one row."""
+        if len(rows) <= 1:
+            return [rows]
+        entries = sum(len(_entries(plan)[1]) for plan in self.partitions(rows, length))
+        if entries + len(rows) * length // 8 <= most:
+            return [rows]
+        halves = torch.tensor_split(rows, 2)
+        return [part for half in halves for part in self._parts(half, length, most)]
 
     def _map(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
         plans = self.partitions(rows, q.shape[2])
@@ -77,16 +89,19 @@ class CombinerPattern(Pattern):
         members = []
         for plan in plans:
             regions, belongs = torch.unique(plan.clamp(min=DIRECT), return_inverse=True)
-            # One entry for each (region, token), whichever queries use the region.
-            pair, entry = torch.unique(belongs * q.shape[2] + _columns(plan), return_inverse=True)
-            region, token = pair // q.shape[2], pair % q.shape[2]
+            inside = plan > DIRECT
+            entry, pairs = _entries(plan)
+            if len(pairs) == 0:
+                continue
+            label, token = pairs // plan.shape[1], pairs % plan.shape[1]
+            region = torch.searchsorted(regions, label)
             key, bias, local = self._summarise(q, k, regions, region, token, scale)
             scores = scale * (reading @ key.transpose(-1, -2)) + bias[..., None, :]
             seen = torch.zeros(len(rows), len(regions), dtype=torch.bool, device=q.device)
             seen.scatter_(1, belongs, True)
             seen &= regions > DIRECT
             logits.append(scores.masked_fill(~seen, -math.inf))
-            members.append((belongs, local[..., entry], plan > DIRECT))
+            members.append((belongs, local[..., entry], inside))
         sizes = [part.shape[-1] for part in logits]
         whole, *shares = torch.split(torch.cat(logits, dim=-1).softmax(dim=-1), sizes, dim=-1)
         for share, (belongs, local, inside) in zip(shares, members, strict=True):
@@ -154,8 +169,18 @@ def weighted_sum(local: Tensor, keys: Tensor, region: Tensor, count: int) -> Ten
     return _segment_sum(local[..., None] * keys, region, count)
 
 
-def _columns(plan: Tensor) -> Tensor:
-    return torch.arange(plan.shape[1], device=plan.device)
+def _entries(plan: Tensor) -> tuple[Tensor, Tensor]:
+    """One entry for each (region, token), whichever queries use the region.
+
+    Returns:
+        For every place of the plan its entry (0 where it is in no region), and for every entry
+        region * L + token, ascending.
+    """
+    key = torch.arange(plan.shape[1], device=plan.device)
+    pairs = torch.where(plan > DIRECT, plan * plan.shape[1] + key, -1)
+    found, entry = torch.unique(pairs, return_inverse=True)
+    first = int((found < 0).sum())
+    return (entry - first).clamp(min=0), found[first:]
 
 
 def _index(region: Tensor, like: Tensor) -> Tensor:

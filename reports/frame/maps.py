@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from attnbench.mapfile import Maps
 
+Array = npt.NDArray[np.float64]
 ARRAYS = ("full", "effective", "difference", "absolute")
 
 
@@ -16,11 +18,11 @@ class Map:
     """Means over the visible pairs of a bin, [heads, bins, bins]; `visible` counts those pairs."""
 
     meta: dict[str, Any]
-    full: np.ndarray
-    effective: np.ndarray
-    difference: np.ndarray
-    absolute: np.ndarray
-    visible: np.ndarray
+    full: Array
+    effective: Array
+    difference: Array
+    absolute: Array
+    visible: Array
 
     @property
     def case(self) -> dict[str, Any]:
@@ -68,16 +70,17 @@ def pooled(found: Map, bins: int) -> Map:
         return found
     weight = _blocks(found.visible, step)
 
-    def mean(values: np.ndarray) -> np.ndarray:
+    def mean(values: Array) -> Array:
         total = np.stack([_blocks(np.nan_to_num(one) * found.visible, step) for one in values])
-        return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+        result: Array = total / np.maximum(weight, 1)
+        return result
 
     fewer = {key: mean(getattr(found, key)) for key in ARRAYS}
     meta = found.meta | {"bin_size": found.bin_size * step}
     return replace(found, meta=meta, visible=weight, **fewer)
 
 
-def row_profile(found: Map, head: int, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def row_profile(found: Map, head: int, row: int) -> tuple[Array, Array, Array]:
     """(key positions, full, effective) of one row of bins, as mean weight of a pair."""
     seen = found.visible[row] > 0
     keys = (np.arange(found.bins) + 0.5) * found.bin_size
@@ -111,7 +114,8 @@ def mean_variation(found: Map, head: int) -> float:
     return float(mass / (2 * found.length))
 
 
-def _blocks(values: np.ndarray, step: int) -> np.ndarray:
+def _blocks(values: Array, step: int) -> Array:
     """Sums over step x step blocks; the last ones may be smaller."""
     edges = np.arange(0, values.shape[-1], step)
-    return np.asarray(np.add.reduceat(np.add.reduceat(values, edges, axis=0), edges, axis=1))
+    found: Array = np.add.reduceat(np.add.reduceat(values, edges, axis=0), edges, axis=1)
+    return found

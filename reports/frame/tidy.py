@@ -112,7 +112,7 @@ _WHOLE = ["length", "heads", "kv_heads", "dim", "batch"]
 
 
 def cost_frame(records: pd.DataFrame) -> pd.DataFrame:
-    """The cost cases that were asked for, and the dense rows; `ms`, `p20_ms`, `ms_low` and so on are NaN unless the status is ok."""
+    """The cost cases that were asked for, and the dense rows; times are NaN unless a case is ok."""
     return _tidy(records, "cost", COST, _COST_INTERVALS)
 
 

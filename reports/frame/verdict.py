@@ -21,11 +21,15 @@ class Rivals:
     of_keys: int
 
 
-def overtakes(cost: pd.DataFrame, one: str) -> pd.DataFrame:
+def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFrame:
     """The crossovers of one pass that count: native, ranked, not quadratic, the earliest first.
 
+    Where errors are known, patterns that are no closer than an output of zeros do not count.
     `at` is the crossover, or the shortest length where a pattern is faster from there on.
     """
+    if len(joined):
+        closest = joined.groupby("asked").error.min()
+        cost = cost[~cost.asked.isin(closest.index[closest.ge(1)])]
     rows = crossovers(cost[cost["pass"].eq(one) & cost.ranked])
     if len(rows) == 0:
         return rows
@@ -43,6 +47,7 @@ def fastest_dense(cost: pd.DataFrame, one: str) -> pd.DataFrame:
 
 def choices(joined: pd.DataFrame, limits: tuple[float, ...] = LIMITS) -> pd.DataFrame:
     """For each length the fastest pattern whose error is within each limit, dense itself too."""
+    kept = ["length", "limit", "asked", "line", "ms", "error", "worst_layer", "speedup", "dense"]
     rows = []
     for _, part in joined.groupby("length", sort=True):
         for limit in limits:
@@ -56,7 +61,7 @@ def choices(joined: pd.DataFrame, limits: tuple[float, ...] = LIMITS) -> pd.Data
                         "dense": best["name"] == "full",
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=kept)
 
 
 def rivals(joined: pd.DataFrame) -> Rivals:

@@ -56,17 +56,23 @@ def device_text(run: Run, machine: str) -> str:
     return str(facts.get("gpu") or facts.get("cpu") or machine or "an unknown machine")
 
 
-def missing_text(frame: pd.DataFrame, limit: int = 8) -> str:
+def missing_text(frame: pd.DataFrame, limit: int = 6) -> str:
     """The cases of a frame without a result, with their reasons, as one sentence; '' if none."""
     failed = frame[frame.status.ne("ok")]
     said = []
-    for (line, status, reason), part in failed.groupby(["line", "status", "reason"], sort=True):
-        lengths = sorted(set(part.length))
-        said.append(f"{line} at {joined(size_text(n) for n in lengths)} ({status}: {reason})")
-    said.sort(key=by_number)
+    for (status, reason), part in failed.groupby(["status", "reason"], sort=True):
+        where: dict[str, list[str]] = {}
+        for line, same in part.groupby("line", sort=True):
+            lengths = joined(size_text(n) for n in sorted(set(same.length)))
+            where.setdefault(lengths, []).append(str(line))
+        named = "; ".join(
+            f"{joined(sorted(lines, key=by_number))} at {lengths}" for lengths, lines in where.items()
+        )
+        said.append(f"{named} ({status}: {reason})")
     if not said:
         return ""
-    more = f"; and {len(said) - limit} more, see Failures" if len(said) > limit else ""
+    said.sort(key=by_number)
+    more = f"; {len(said) - limit} more reasons under Failures" if len(said) > limit else ""
     return f"Missing: {'; '.join(said[:limit])}{more}."
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from reports.chart import Chart, Table
@@ -32,7 +33,7 @@ from reports.text import joined, ms_text, ratio_text, size_text, three, three_pl
 def section(run: Run) -> Section:
     """What to use when, or why this run cannot say."""
     rows = weighed(run)
-    said: list[str | tuple[str, list[str]]] = [*_speed(run), *_choice(rows), *_rivals(rows)]
+    said: list[str | tuple[str, list[str]]] = [*_speed(run, rows), *_choice(rows), *_rivals(rows)]
     said += [*_closest(run, rows), *_trust(run, rows)]
     blocks: list[str | Chart | Table] = [said_markup(said)]
     if len(rows):
@@ -50,7 +51,7 @@ def said_markup(said: Sequence[str | tuple[str, list[str]]]) -> str:
     return '<ul class="verdict">' + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
-def _speed(run: Run) -> list[str]:
+def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
     parts = [part for part in cost_settings(run) if (part.status == "ok").any()]
     if not parts:
         return ["This run has no times: it can say how close patterns are, not which is faster."]
@@ -60,7 +61,7 @@ def _speed(run: Run) -> list[str]:
         return ["No dense SDPA row was timed, so there is nothing to compute a speed-up over."]
     last = dense.iloc[-1]
     fact = f"{last.line}: {ms_text(last.ms)} at {size_text(last.length)}, {PASS_WORDS[one]}"
-    found = overtakes(frame, one)
+    found = overtakes(frame, one, rows)
     ahead = found[found["at"].notna()] if len(found) else found
     if len(ahead) == 0:
         span = lengths_text(list(frame.length))
@@ -71,16 +72,18 @@ def _speed(run: Run) -> list[str]:
     if pd.isna(first.crossover):
         start = (
             f"Already at {size_text(shortest)} tokens, the shortest length measured, {first.label} "
-            f"is faster than the fastest dense kernel"
+            f"beats the fastest dense kernel ({fact})."
         )
     else:
+        known = np.isfinite([first.low, first.high]).all()
+        span = f" (between {first.low:,.0f} and {first.high:,.0f})" if known else ""
         start = (
-            f"Below about {round(first['at'], -2):,.0f} tokens use full attention: no pattern is "
-            f"faster. There {first.label} is the first to overtake the fastest dense kernel"
+            f"Use full attention below about {round(first['at'], -2):,.0f} tokens{span}: no pattern "
+            f"is faster. The first to beat the fastest dense kernel ({fact}) is {first.label}."
         )
     never = found[found["at"].isna()]
     late = f" Never within the lengths measured: {joined(never.label)}." if len(never) else ""
-    return [f"{start} ({fact}).{late}"]
+    return [f"{start}{late}"]
 
 
 def _choice(rows: pd.DataFrame) -> list[str | tuple[str, list[str]]]:
