@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import torch
 
 from attnbench.case import AnyCase, Group, case_key
@@ -29,7 +30,7 @@ Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[dict[str, Any]]]
 
 BAD_STATUSES = ("wrong", "crashed", "timeout")
 _WEIGHT_LENGTH = 8192  # where a case's share of the time has doubled
-_FIDELITY_WEIGHT = 1.5  # of a fidelity case, against a cost case of the same length
+_BUSY = 0.6  # load a core, above which times on the CPU are noisy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def run(
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
         progress = Progress(sum(len(cases) for _, cases in todo))
-        for text in book.said:
+        for text in (*book.said, *_busy(found["device"])):
             progress.say(text)
         measure = measure or Measurer(origin, protocol, folder)
         with Stop(progress.say) as stop:
@@ -144,7 +145,7 @@ def run_groups(
 ) -> None:
     """Measure groups one after the other; what a group leaves of its time goes to the others."""
     end = time.perf_counter() + budget_s
-    weights = [_weight(group, cases) for group, cases in groups]
+    weights = [_weight(cases) for _, cases in groups]
     for index, (group, cases) in enumerate(groups):
         if stop.asked:
             return
@@ -220,11 +221,9 @@ def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
     return [case for case in group.cases if not done(case)]
 
 
-def _weight(group: Group, cases: Sequence[AnyCase]) -> float:
-    """A group's share of the time: by its cases, more where they are long or judged."""
-    length = cases[0].length
-    growth = 1 + length / _WEIGHT_LENGTH
-    return len(cases) * growth * (_FIDELITY_WEIGHT if group.kind == "fidelity" else 1.0)
+def _weight(cases: Sequence[AnyCase]) -> float:
+    """A group's share of the time: by its cases, more where they are long."""
+    return len(cases) * (1 + cases[0].length / _WEIGHT_LENGTH)
 
 
 def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:
@@ -232,6 +231,15 @@ def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator
         role = "comparison" if case_key(case) in group.comparisons else "asked"
         ended = Ended("skipped", "the run's budget was spent: a larger --budget allows it")
         yield record(case, origin, role=role, ended=ended)
+
+
+def _busy(device: str) -> Iterator[str]:
+    load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
+    if device == "cpu" and load > _BUSY * cores:
+        yield (
+            f"other programs keep this machine busy (load {load:.1f} on {cores} cores): times "
+            "will be noisy, least so with OMP_NUM_THREADS=1"
+        )
 
 
 def _release(group: Group) -> None:

@@ -5,6 +5,7 @@ loses, the dtype error what the number format loses. Letters: B batch, H heads (
 D head width, R rows.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from attnbench.check import check_rows
 from attnbench.effective import compare
 from attnbench.mapstats import per_head
 from attnbench.reference import DENSE_LIMIT_BYTES, ROWS, Reference, reference
-from attnbench.softmax import Operands
+from attnbench.softmax import Operands, attention
 from attnbench.sources import Inputs
 from patterns.base import Pattern, expand_groups
 from patterns.errors import BadInput
@@ -97,12 +98,14 @@ def measure(
         notes["output_error_projected"] = "the source has no output projection"
     if not shared.exact:
         notes["row_error.worst"] = "the worst of the sampled rows: a lower bound"
-    notes["own_reference_error"] = "the pattern does not say that it estimates another softmax"
+    own_error = _own_reference_error(pattern, shared, precise.output)
+    if own_error is None:
+        notes["own_reference_error"] = "the pattern estimates no other softmax than the plain one"
     return {
         **errors,
         "kernel_error": kernel_error,
         "dtype_error": shared.dtype_error,
-        "own_reference_error": None,
+        "own_reference_error": own_error,
         "map": found,
         "gradient_error": slopes,
         "rows": _rows(precise.output, shared),
@@ -137,6 +140,16 @@ def output_errors(output: Tensor, full: Reference) -> dict[str, Any]:
             "by_quantile": quantiles.tolist(),
         },
     }
+
+
+def _own_reference_error(pattern: Pattern, full: Reference, output: Tensor) -> float | None:
+    """The relative error against the softmax that the pattern estimates, mean over heads."""
+    own = pattern.own_reference(full.precise.q, full.precise.k)
+    if own is None:
+        return None
+    q, k, scale = own
+    wanted = attention(replace(full.precise, q=q, k=k, scale=scale), full.rows).output
+    return float(_by_head(output - wanted, wanted).mean())
 
 
 def _check_shared(shared: Reference, pattern: Pattern, inputs: Inputs, dtype: torch.dtype) -> None:

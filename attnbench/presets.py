@@ -45,7 +45,7 @@ def quick(device: str) -> Plan:
     main = replace(
         _main(device, lengths),
         sources=("captured",),
-        fidelity_lengths=(2 * K,) if on_gpu else (512,),
+        fidelity_lengths=(2 * K,) if on_gpu else (K,),
         map_bins=256 if on_gpu else 128,
     )
     return Plan(preset="quick", parts=(main,), budget_s=120 if on_gpu else 150)

@@ -262,6 +262,13 @@ class Pattern(abc.ABC):
 
     # Defaults that a pattern may replace where its mathematics differs.
 
+    def own_reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """Queries, keys and scale whose full softmax is what this pattern estimates.
+
+        None where that is full softmax of q and k as they are, or no softmax at all.
+        """
+        return None
+
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         heads = q.shape[1]
         return self._attend(q, expand_groups(k, heads), expand_groups(v, heads), scale, backend)

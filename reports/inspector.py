@@ -1,5 +1,6 @@
 """One map by itself: the triptych, a row's profile and mass by distance, as files and a page."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def write_map(maps: Maps, out: Path, *, head: int | None, row: int | None) -> Pa
     figures.mkdir(exist_ok=True)
     parts = []
     for chart in charts:
-        tables.write(chart.table, figures)
+        tables.write(replace(chart.table, key=chart.key), figures)
         parts.append(figure_markup(render(chart, figures)))
     section = Section(key="verdict", title=found.asked, blocks=())
     body = f'<section id="verdict">{"".join(parts)}</section>'

@@ -1,5 +1,6 @@
 """The page: one self-contained HTML file from the sections of a run."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _section(section: Section, figures: Path, tabled: Path, room: int) -> tuple[
     for block in section.blocks:
         if isinstance(block, Chart):
             picture = render(block, figures)
-            tables.write(block.table, figures)
+            tables.write(replace(block.table, key=block.key), figures)
             text = figure_markup(picture)
             if len(text) > room:
                 text = _left_out(picture)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,15 @@ def inline_svg(svg: str, key: str, said: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]*)"', lambda found: f'id="{key}--{_identifier(found[1])}"', svg)
+    seen: Counter[str] = Counter()
+
+    def own(found: re.Match[str]) -> str:
+        name = re.sub(r"\s+", "_", found[1])
+        seen[name] += 1
+        again = f"--{seen[name]}" if seen[name] > 1 else ""  # a pattern is in several panels
+        return f'id="{key}--{name}{again}"'
+
+    svg = re.sub(r'\bid="([^"]*)"', own, svg)
     svg = re.sub(r'xlink:href="#([^"]*)"', lambda found: f'href="#{key}--{found[1]}"', svg)
     svg = re.sub(r"url\(#([^)]*)\)", lambda found: f"url(#{key}--{found[1]})", svg)
     svg = re.sub(r" font-family: '[^;]*;", "", svg)  # the page's own has the same widths
@@ -109,8 +118,3 @@ def inline_svg(svg: str, key: str, said: str) -> str:
     body = svg[svg.index(">") + 1 :].strip()
     head = f'<svg class="picture" viewBox="{box[1]}" role="img" aria-label="{said}">'
     return head + re.sub(r">\s+<", "><", body)
-
-
-def _identifier(text: str) -> str:
-    """An id without spaces; what a pattern's name is made of stays."""
-    return re.sub(r"\s+", "_", text)

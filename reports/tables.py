@@ -94,7 +94,7 @@ def errors(fidelity: pd.DataFrame, key: str, title: str) -> Table:
 def failures(failed: pd.DataFrame) -> Table:
     """Every case without a result, with its reason; lengths and layers that share it share a row."""
     keys = ["status", "line", "kind", "pass", "source", "device", "dtype", "reason"]
-    failed = failed.reindex(columns=[*keys, "length", "layer"]).fillna("")
+    failed = failed.reindex(columns=[*keys, "length", "layer"]).astype(object).fillna("")
     rows = []
     for values, part in failed.groupby(keys, sort=True):
         row = dict(zip(keys, values, strict=True))

@@ -68,10 +68,10 @@ def test_a_case_is_written_as_documented():
     assert not [name for name in document if name.endswith("_")]
 
 
-def test_cost_comes_before_fidelity_and_short_before_long():
+def test_fidelity_comes_before_cost_and_short_before_long():
     matrix = dataclasses.replace(SMALL, lengths=(256, 64), sources=("needle",))
     found = [(group.kind, group.cases[0].length) for group in groups_of([matrix])]
-    assert found == [("cost", 64), ("cost", 256), ("fidelity", 64), ("fidelity", 256)]
+    assert found == [("fidelity", 64), ("fidelity", 256), ("cost", 64), ("cost", 256)]
 
 
 def test_a_case_that_is_asked_for_twice_is_measured_once():

@@ -19,6 +19,7 @@ from attnbench.reference import Reference, reference, sample
 from attnbench.sources import Inputs, load, settings
 from patterns import PATTERNS, Pattern, pattern
 from patterns.errors import BadInput
+from patterns.features.rfa import RFA
 from patterns.full import Full
 from patterns.sparse.local import Local
 
@@ -448,3 +449,13 @@ def test_blocks_are_the_direct_keys_of_a_combiner():
     x = inputs(21)
     wanted = blocks.weights(x.q, x.k) @ x.v
     torch.testing.assert_close(blocks.attend(x.q, x.k, x.v, backend="eager"), wanted)
+
+
+def test_a_pattern_that_estimates_another_softmax_is_measured_against_that_too():
+    x = inputs(70)
+    many, few = (
+        measure(RFA(features=features, sigma=1.0), x)["own_reference_error"]
+        for features in (4096, 64)
+    )
+    assert 0 < many < few / 4
+    assert measure(Full(), x)["own_reference_error"] is None

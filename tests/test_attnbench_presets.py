@@ -101,4 +101,4 @@ def test_a_source_is_judged_beside_the_costs_of_the_preset():
 def test_a_plan_is_written_as_plain_json_values():
     (document,) = preset("quick", "cpu").document()
     assert document["lengths"] == [256, 512, 1024, 2048]
-    assert document["fidelity_lengths"] == [512]
+    assert document["fidelity_lengths"] == [1024]

@@ -82,7 +82,13 @@ def test_a_line_that_is_flat_to_its_end_has_no_exponent_and_a_reason():
 def test_the_speed_up_is_over_the_fastest_dense_row_of_the_group():
     frame = scaling.with_speedup(
         cost_rows(
-            {"asked": "full", "backend": "sdpa:flash", "ran": "sdpa:flash", "ms": 8.0, "length": 64},
+            {
+                "asked": "full",
+                "backend": "sdpa:flash",
+                "ran": "sdpa:flash",
+                "ms": 8.0,
+                "length": 64,
+            },
             {"asked": "full", "ms": 6.0, "ms_low": 5.0, "ms_high": 7.0, "length": 64},
             {"asked": "full", "backend": "eager", "ran": "eager", "ms": 1.0, "length": 64},
             {"asked": "local", "ms": 2.0, "ms_low": 1.0, "ms_high": 4.0, "length": 64},
@@ -99,7 +105,13 @@ def test_the_speed_up_is_over_the_fastest_dense_row_of_the_group():
 def test_the_paired_ratio_of_the_record_is_preferred():
     frame = cost_rows(
         {"asked": "full", "ms": 6.0, "length": 64},
-        {"asked": "local", "ms": 2.0, "length": 64, "paired_speedup": 2.5, "paired_dense": "full@a"},
+        {
+            "asked": "local",
+            "ms": 2.0,
+            "length": 64,
+            "paired_speedup": 2.5,
+            "paired_dense": "full@a",
+        },
     )
     local = scaling.with_speedup(frame).iloc[1]
     assert (local.speedup, local.dense) == (2.5, "full@a")
@@ -164,7 +176,9 @@ def test_a_quadratic_pattern_is_on_the_frontier_where_it_is_full_attention_itsel
 
 def test_window_and_sinks_is_read_at_equal_keys_and_at_equal_time():
     curve = points(
-        ("sinks[window=4]", 1, 0.8, 4), ("sinks[window=16]", 4, 0.4, 16), ("sinks[window=9]", 9, 0.5, 9)
+        ("sinks[window=4]", 1, 0.8, 4),
+        ("sinks[window=16]", 4, 0.4, 16),
+        ("sinks[window=9]", 9, 0.5, 9),
     )
     # Between 4 and 9 keys, halfway on the logarithm; the window of 9 is slow and no closer.
     assert tradeoff.at_equal_keys(tradeoff.sinks_curve(curve), 6) == pytest.approx(0.65)
@@ -259,7 +273,9 @@ def test_errors_are_means_over_layers_with_the_best_and_the_worst(tmp_path: Path
 
 def test_a_combiner_stands_beside_the_parent_with_nearest_keys():
     errors = points(
-        ("combiner-fixed", 1, 0.3, 64), ("fixed[block=8]", 1, 0.9, 8), ("fixed[block=32]", 1, 0.6, 60)
+        ("combiner-fixed", 1, 0.3, 64),
+        ("fixed[block=8]", 1, 0.9, 8),
+        ("fixed[block=32]", 1, 0.6, 60),
     ).assign(source="captured")
     row = tradeoff.parents(errors).iloc[0]
     assert (row.parent, row.parent_error) == ("fixed[block=32]", 0.6)

@@ -179,7 +179,7 @@ def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
     for line in started.stderr:
-        if line.startswith("fwd-"):
+        if line.startswith("needle-"):
             break
     time.sleep(0.1)
     started.send_signal(signal.SIGINT)

@@ -56,7 +56,7 @@ class RFA(Pattern):
             raise BadInput(f"rfa[sigma=...] must be a positive number, got {self.sigma}")
 
     def own_reference(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Queries, keys and scale whose full softmax attention is what this pattern estimates."""
+        """Unit-length queries and keys, and 1 / sigma^2."""
         unit_q, unit_k = (normalize(_precise(x), dim=-1).to(x.dtype) for x in (q, k))
         return unit_q, unit_k, self.sigma**-2
 

@@ -173,9 +173,12 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
     wide, narrow = latency.heights(len(passes), latency.entries(shown))
     longest = known[known.length.eq(known.length.max()) & known["pass"].eq(passes[0])]
     least, most = longest.sort_values("peak_bytes").iloc[[0, -1]].to_dict("records")
-    table = memory_table(
-        part, passes[0], f"memory-{passes[0]}{tail}", "Peak memory above the inputs"
-    )
+    written = [
+        memory_table(
+            part, one, f"memory-{one}{tail}", f"Peak memory above the inputs, {PASS_WORDS[one]}"
+        )
+        for one in passes
+    ]
     chart = Chart(
         key=f"memory{tail}",
         title="Peak memory over length",
@@ -185,15 +188,9 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
         how="Lower is better; a line as steep as “∝ L²” keeps all pairs and will run out of memory.",
         caption=f"Peak above the inputs ({joined(sorted(set(known.memory_how) - {''})) or 'allocator'}), "
         f"in a pass of its own. {setting_caption(run, shown)}",
-        table=table,
+        table=written[0],
         draw=partial(memory.draw, frame=shown, exponents=slopes),
         wide_height=wide,
         narrow_height=narrow,
     )
-    more = [
-        memory_table(
-            part, one, f"memory-{one}{tail}", f"Peak memory above the inputs, {PASS_WORDS[one]}"
-        )
-        for one in passes[1:]
-    ]
-    return [chart, *more]
+    return [chart, *written]

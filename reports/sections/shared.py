@@ -66,7 +66,8 @@ def missing_text(frame: pd.DataFrame, limit: int = 6) -> str:
             lengths = joined(size_text(n) for n in sorted(set(same.length)))
             where.setdefault(lengths, []).append(str(line))
         named = "; ".join(
-            f"{joined(sorted(lines, key=by_number))} at {lengths}" for lengths, lines in where.items()
+            f"{joined(sorted(lines, key=by_number))} at {lengths}"
+            for lengths, lines in where.items()
         )
         said.append(f"{named} ({status}: {reason})")
     if not said:

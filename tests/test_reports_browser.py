@@ -1,0 +1,125 @@
+"""The page in a real browser: silent, offline, and no wider than the screen."""
+
+import json
+from pathlib import Path
+
+import pytest
+from report_run import PATTERNS, make
+
+import reports
+
+pytestmark = pytest.mark.browser
+SOME = [one for one in PATTERNS if one[0].startswith(("full", "sinks", "combiner"))]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = make(
+        tmp_path_factory.mktemp("run"), patterns=SOME, lengths=(1024, 2048, 4096),
+        captured=(1024, 2048), layers=(0, 5), maps=1,
+    )  # fmt: skip
+    return reports.write(run)
+
+
+def visit(browser, page: Path, width: int) -> None:
+    """Open the page on a screen of this width; a headless window would not be narrower than 500."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.get("about:blank")
+    browser.get_log("performance")  # what the browser's own first page asked for
+    browser.get(page.as_uri())
+
+
+def requested(browser) -> list[str]:
+    """The addresses that the browser asked for."""
+    events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
+    visit(browser, page, width)
+    assert browser.execute_script("return innerWidth") == width
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width
+    shown = browser.execute_script(
+        """return [...document.querySelectorAll('.picture')]
+             .filter(one => one.getClientRects().length)
+             .map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().right,
+                          one.naturalWidth ?? 1])"""
+    )
+    figures = browser.execute_script("return document.querySelectorAll('figure').length")
+    assert len(shown) == figures
+    assert all(0 < w and right <= width and natural > 0 for w, right, natural in shown)
+    outside = [url for url in requested(browser) if not url.startswith(("file:", "data:"))]
+    assert outside == []
+    assert browser.get_log("browser") == []
+
+
+def test_tables_sort_and_the_theme_switches(browser, page: Path):
+    visit(browser, page, 1280)
+    column = """return [...document.querySelectorAll('#cost .table tbody tr')]
+                  .map(row => row.cells[1].dataset.v).filter(Boolean).map(Number)"""
+    table = browser.find_element("css selector", "#cost .table table")
+    press = table.find_elements("css selector", "thead button")[1]
+    count = len(table.find_elements("css selector", "tbody tr"))
+    browser.execute_script("arguments[0].click()", press)
+    rising = browser.execute_script(column)[:count]
+    assert rising == sorted(rising)
+    browser.execute_script("arguments[0].click()", press)
+    assert browser.execute_script(column)[:count] == sorted(rising, reverse=True)
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    before = browser.execute_script(ground)
+    browser.find_element("id", "theme").click()
+    assert browser.execute_script(ground) != before
+    card = "return getComputedStyle(document.querySelector('.card')).backgroundColor"
+    assert browser.execute_script(card) == "rgb(255, 255, 255)"
+    assert browser.get_log("browser") == []
+
+
+def test_without_scripts_everything_but_switching_is_there(browser, page: Path):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    visit(browser, page, 1280)
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    assert not browser.find_element("id", "theme").is_displayed()
+    assert browser.find_element("css selector", "#figure-headline .wide svg").is_displayed()
+    unfold = browser.find_element("css selector", "#figure-headline summary")
+    browser.execute_script("arguments[0].click()", unfold)
+    assert browser.find_element("css selector", "#figure-headline details table").is_displayed()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser, page: Path, theme: str):
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+    )
+    visit(browser, page, 1280)
+    ratios = browser.execute_script(
+        """
+        const light = (text) => {
+          const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map(x => x / 255)
+            .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const ground = (one) => {
+          while (one) {
+            const colour = getComputedStyle(one).backgroundColor;
+            if (!colour.startsWith('rgba(0, 0, 0, 0')) return colour;
+            one = one.parentElement;
+          }
+          return 'rgb(255, 255, 255)';
+        };
+        return ['h1', '.verdict li', '.how', 'figcaption p', '.links a', 'td', 'summary', 'nav a']
+          .map(name => document.querySelector(name))
+          .map(one => [light(getComputedStyle(one).color), light(ground(one))])
+          .map(([a, b]) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+        """
+    )
+    assert min(ratios) >= 4.5
