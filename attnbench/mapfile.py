@@ -37,8 +37,11 @@ class Maps:
 
 
 def save_map(path: str | Path, maps: Maps) -> None:
-    """Write a map file: compressed arrays and `meta` as JSON, nothing that would be executed."""
-    arrays = {name: getattr(maps, name) for name in _ARRAYS}
+    """Write a map file: compressed arrays and `meta` as JSON, nothing that would be executed.
+
+    Numbers are rounded to 12 significant bits, which halves the file.
+    """
+    arrays = {name: _rounded(getattr(maps, name)) for name in _ARRAYS}
     meta = np.array(json.dumps(maps.meta, allow_nan=False, sort_keys=True))
     np.savez_compressed(Path(path), meta=meta, **arrays)
 
@@ -81,6 +84,12 @@ def load_map(path: str | Path) -> Maps:
     if not isinstance(meta, dict):
         raise BadInput(f"{path} is not a map file: expected an object as meta, got {meta!r:.40}")
     return Maps(**arrays, meta=meta)
+
+
+def _rounded(x: Array) -> Array:
+    """Float32 whose last 12 of 24 significant bits are zero."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + np.uint32(1 << 11)) & np.uint32(0xFFFFF000)).view(np.float32)
 
 
 _ARRAYS = tuple(field.name for field in fields(Maps) if field.name != "meta")

@@ -17,7 +17,6 @@ from patterns.grammar import field_types, near_match
 
 K = 1024
 
-_SPANS = ("block", "columns", "window", "stride")
 _OWN_MATRIX = ("patterns", "lengths", "passes")
 _TRAINING_FREE = {"summary": "variational", "sink": 4, "near": 1}
 
@@ -57,13 +56,17 @@ def full(device: str) -> Plan:
         _main(device, _doubled(K, 64 * K)),
         passes=("fwd", "fwdbwd"),
         sources=("captured",),
-        fidelity_lengths=(2 * K, 4 * K, 8 * K),
+        fidelity_lengths=(2 * K,),
         map_bins=256,
     )
     fast = tuple(name for name, cls in PATTERNS.items() if not cls.quadratic)
-    two = replace(main, lengths=(4 * K, 8 * K), baselines=False, sources=(), map_bins=0)
+    # At 4k and 8k every automatic block, column and stride is 64: the patterns at one fixed block.
+    two = replace(
+        main, lengths=(4 * K, 8 * K), passes=("fwd",), baselines=False, sources=(), map_bins=0
+    )
     sinks = tuple(f"sinks[window={window}]" for window in (128, 256, 512, 1024, 2048))
     judged = replace(main, passes=(), map_bins=0)
+    lengths = (2 * K, 4 * K, 8 * K)
     synthetic = replace(
         judged,
         sources=("heavy-hitter", "needle", "local-decay"),
@@ -75,12 +78,11 @@ def full(device: str) -> Plan:
         preset="full",
         parts=(
             main,
-            replace(two, patterns=_training_free()),
-            replace(two, patterns=tuple(_at_span(fast, 64))),
-            replace(two, patterns=sinks),
-            replace(judged, patterns=(*_training_free(), *sinks)),
+            replace(two, patterns=(*_training_free(), *sinks)),
+            replace(judged, fidelity_lengths=lengths[1:]),
+            replace(judged, fidelity_lengths=lengths, patterns=(*_training_free(), *sinks)),
             synthetic,
-            replace(two, lengths=(256 * K,), passes=("fwd",), patterns=fast, baselines=True),
+            replace(two, lengths=(256 * K,), patterns=fast),
         ),
         budget_s=9 * 60,
     )
@@ -174,19 +176,10 @@ def _doubled(first: int, last: int) -> tuple[int, ...]:
 
 
 def _training_free() -> tuple[str, ...]:
-    """The Combiners that can be put into a trained model: better summaries, sinks, neighbours."""
-    found: list[str] = []
-    for name, cls in PATTERNS.items():
-        fields = field_types(cls)
-        if name.startswith("combiner-") and fields.keys() >= _TRAINING_FREE.keys():
-            found.append(f"{name}[summary=variational]")
-            found.append(f"{name}[{','.join(f'{a}={b}' for a, b in _TRAINING_FREE.items())}]")
-    return tuple(found)
-
-
-def _at_span(names: Iterable[str], tokens: int) -> Iterable[str]:
-    """The patterns that have blocks, columns or the like, at one size of them."""
-    for name in names:
-        fields = field_types(PATTERNS[name])
-        if span := next((field for field in _SPANS if field in fields), None):
-            yield f"{name}[{span}={tokens}]"
+    """The Combiners as they can go into a trained model: better summaries, sinks, neighbours."""
+    values = ",".join(f"{field}={value}" for field, value in _TRAINING_FREE.items())
+    return tuple(
+        f"{name}[{values}]"
+        for name, cls in PATTERNS.items()
+        if name.startswith("combiner-") and field_types(cls).keys() >= _TRAINING_FREE.keys()
+    )

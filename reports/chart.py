@@ -22,7 +22,7 @@ class Table:
 
     def text(self, column: str, value: Any) -> str:
         """One cell for people; a dash where there is nothing."""
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
             return DASH
         if column in self.formats:
             return self.formats[column](value)
@@ -45,5 +45,4 @@ class Chart:
     wide_height: float  # inches
     narrow_height: float
     kind: Literal["lines", "image"] = "lines"
-    flat: bool = False  # an image of few colours, which a palette holds
     missing: str = ""  # the cells without a result, each with its reason

@@ -40,16 +40,18 @@ def table(shown: Table, *, caption: bool = True) -> str:
     """A table that scrolls sideways in its own box; its columns can be sorted where JS runs."""
     numeric = [_is_number(shown.frame[column]) for column in shown.frame.columns]
     head = "".join(
-        f'<th scope="col"{" class=n" if number else ""}>{escape(column)}</th>'
-        for column, number in zip(shown.frame.columns, numeric, strict=True)
+        f'<th scope="col"{" class=n" if number and place else ""}>{escape(column)}</th>'
+        for place, (column, number) in enumerate(zip(shown.frame.columns, numeric, strict=True))
     )
     rows = []
     for record in shown.frame.itertuples(index=False):
         cells: list[str] = []
         for column, value, number in zip(shown.frame.columns, record, numeric, strict=True):
             text = escape(shown.text(str(column), value))
-            order = f' class=n data-v="{escape(value)}"' if number else ""
-            cells.append(f"<th scope=row>{text}</th>" if not cells else f"<td{order}>{text}</td>")
+            order = f' data-v="{escape(value)}"' if number else ""
+            kind = " class=n" if number and cells else ""
+            tag = "td" if cells else "th scope=row"
+            cells.append(f"<{tag}{kind}{order}>{text}</{tag[:2]}>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{escape(shown.title)}</caption>" if caption else ""
     return (

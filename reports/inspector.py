@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from attnbench import BadInput
 from attnbench.mapfile import Maps
 from reports import tables
-from reports.chart import Chart
+from reports.chart import Chart, Table
 from reports.figures import distance, profile
 from reports.figures.axes import is_narrow, panel_title
 from reports.frame.maps import Map, mass_by_distance, mean_variation, row_profile, view
@@ -18,7 +18,6 @@ from reports.page import document, figure_markup
 from reports.render import render
 from reports.sections import Section
 from reports.sections.maps import chart_of
-from reports.tables import plain
 from reports.text import size_text, three, three_places
 
 
@@ -66,18 +65,20 @@ def _profile(found: Map, head: int, row: int) -> Chart:
         if found.bin_size == 1
         else f"queries {first} to {first + found.bin_size - 1}"
     )
+    weights = [three_places(float(one[top])) for one in (full, ours)]
     return Chart(
         key="profile",
         title="One row, and mass by distance",
-        conclusion=f"Full attention of {span} is largest around key {three(float(keys[top]))}, with a "
-        f"mean weight of {three_places(float(full[top]))}; the pattern gives {three_places(float(ours[top]))}.",
-        how="Where the coloured line lies below the grey one the pattern gives a key too little; a gap "
-        "means no weight at all.",
-        caption=f"{span.capitalize()}, means over bins of {found.bin_size} tokens; mass by distance "
-        f"from the pooled map, in steps of no less than a bin.",
-        table=plain("profile", "The row's weights", frame, {str(name): str(name) for name in frame}, {
-            "key": three, "full": three_places, "pattern's": three_places,
-        }),
+        conclusion=f"Full attention of {span} is largest around key {three(float(keys[top]))}: "
+        f"{weights[0]} on average, where the pattern gives {weights[1]}.",
+        how="Where the coloured line lies below the grey one the pattern gives a key too little; a "
+        "gap means no weight at all.",
+        caption=f"{span.capitalize()}, means over bins of {found.bin_size} tokens; mass by "
+        f"distance from the pooled map, in steps of no less than a bin.",
+        table=Table(
+            key="profile", title="The row's weights", frame=frame,
+            formats={"key": three, "full": three_places, "pattern's": three_places},
+        ),
         draw=partial(_draw, found=found, head=head, row=row),
         wide_height=2.6,
         narrow_height=4.9,

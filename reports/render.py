@@ -26,7 +26,7 @@ DPI = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart as the page shows it: markup for a wide screen and for a narrow one, and its files."""
+    """A chart as the page shows it, on a wide screen and on a narrow one, and its files."""
 
     chart: Chart
     wide: str
@@ -76,13 +76,13 @@ def _files(chart: Chart, width: float, height: float, kinds: tuple[str, ...]) ->
 def _inline(chart: Chart, made: dict[str, bytes], suffix: str) -> str:
     said = escape(f"{chart.title}. {chart.conclusion}")
     if chart.kind == "image":
-        data = base64.b64encode(_smaller(made["png"]) if chart.flat else made["png"]).decode()
+        data = base64.b64encode(_smaller(made["png"])).decode()
         return f'<img class="picture" src="data:image/png;base64,{data}" alt="{said}">'
     return inline_svg(made["text"].decode(), f"{chart.key}{suffix}", said)
 
 
 def _smaller(png: bytes) -> bytes:
-    """The same picture in a palette of 256 colours: for flat areas, where nobody sees it."""
+    """The same picture in a palette of 256 colours, for the page; the file has them all."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         buffer, format="png", optimize=True

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 
-from reports.frame.tidy import name_of, parameters_of
+from reports.frame.names import name_of, parameters_of
 
 Family = Literal["dense", "sparse", "combiner", "other"]
 Dash = Literal["-"] | tuple[float, tuple[float, ...]]
@@ -40,9 +40,6 @@ _FAMILIES: dict[Family, dict[str, tuple[str, str]]] = {
         "logsparse": ("#14508c", "^"),
         "axial": ("#0b2f66", "D"),
         "block-topk": ("#6c7fd8", "P"),
-        "bigbird": ("#4a90c2", "X"),
-        "longformer": ("#7aa6d9", "p"),
-        "random": ("#9bb9dd", "h"),
     },
     "combiner": {
         "combiner-fixed": ("#D55E00", "s"),
@@ -53,12 +50,7 @@ _FAMILIES: dict[Family, dict[str, tuple[str, str]]] = {
         "combiner-mixture": ("#b98700", "P"),
     },
     "other": {
-        "performer": ("#009E73", "o"),
-        "linear": ("#5cc09a", "v"),
-        "cosformer": ("#00664b", "p"),
-        "nystrom": ("#7a9a01", "D"),
-        "linformer": ("#4f7302", "h"),
-        "retention": ("#86b56b", "X"),
+        "rfa": ("#009E73", "o"),
     },
 }
 _BASE: dict[Family, str] = {

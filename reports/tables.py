@@ -6,8 +6,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from reports.chart import Table
+from reports.frame.names import by_number
 from reports.frame.scaling import crossovers, exponents
-from reports.frame.tidy import by_number
 from reports.frame.tradeoff import over_layers
 from reports.text import bytes_text, ms_text, ratio_text, size_text, three_places
 
@@ -15,11 +15,11 @@ from reports.text import bytes_text, ms_text, ratio_text, size_text, three_place
 def write(table: Table, folder: Path) -> tuple[str, ...]:
     """Write a table as .csv with its numbers as they are, and as .md and .tex for people."""
     table.frame.to_csv(folder / f"{table.key}.csv", index=False, lineterminator="\n")
-    rows = [
-        [table.text(str(column), value) for column, value in zip(table.frame.columns, row, strict=True)]
-        for row in table.frame.itertuples(index=False)
-    ]  # fmt: skip
     head = [str(column) for column in table.frame.columns]
+    rows = [
+        [table.text(column, value) for column, value in zip(head, row, strict=True)]
+        for row in table.frame.itertuples(index=False)
+    ]
     sides = ["right" if kind.kind in "if" else "left" for kind in table.frame.dtypes]
     if not head:
         return (f"{table.key}.csv",)
@@ -67,6 +67,8 @@ def by_length(rows: pd.DataFrame, value: str) -> tuple[pd.DataFrame, list[str]]:
     wide = wide.reindex(sorted(wide.columns), axis=1)
     wide.columns = pd.Index([size_text(int(n)) for n in wide.columns])
     columns = list(wide.columns)
+    if (wide.stack() % 1 == 0).all():
+        wide = wide.astype("Int64")  # a missing cell would turn whole numbers into fractions
     names = rows.drop_duplicates(["asked", "backend"]).set_index(["asked", "backend"])
     wide = wide.loc[[key for key in names.index if key in wide.index]]
     wide.insert(0, "pattern", names.line.reindex(wide.index))
@@ -92,7 +94,7 @@ def errors(fidelity: pd.DataFrame, key: str, title: str) -> Table:
 
 
 def failures(failed: pd.DataFrame) -> Table:
-    """Every case without a result, with its reason; lengths and layers that share it share a row."""
+    """Every case without a result, with its reason, which lengths and layers may share."""
     keys = ["status", "line", "kind", "pass", "source", "device", "dtype", "reason"]
     failed = failed.reindex(columns=[*keys, "length", "layer"]).astype(object).fillna("")
     rows = []

@@ -184,19 +184,21 @@ def _ratio(dense: tuple[float, str] | None, ms: float) -> dict[str, Any] | None:
 
 
 def _failure(asked: str, backend: str, length: int, one: str) -> tuple[str, str] | None:
-    if backend == "eager" and length >= 16384:
-        return "oom", "needs 34.4 GB above the inputs and 21.0 GB are free"
-    if asked == "strided" and length >= 16384:
-        return "timeout", "no result after 60 s"
-    if asked == "combiner-mixture" and one == "fwdbwd":
-        return "unsupported", "the joint form has no backward pass yet; use form=average"
-    if asked == "axial" and length == 1024 and one == "fwdbwd":
-        return "wrong", "output differs from the reference by 0.31, 0.012 are allowed (row 1023)"
-    if asked == "performer" and length >= 8192 and one == "fwdbwd":
-        return "crashed", "the worker died with signal 11 <script>alert('😀')</script> \"quoted\""
-    if asked == "retention" and length >= 16384:
-        return "skipped", "out of --budget"
-    return None
+    both = one == "fwdbwd"
+    found = {
+        ("full", "eager", length >= 16384): (
+            "oom", "needs 34.4 GB above the inputs and 21.0 GB are free"),
+        ("strided", "auto", length >= 16384): ("timeout", "no result after 60 s"),
+        ("combiner-mixture", "auto", both): (
+            "unsupported", "the joint form has no backward pass yet; use form=average"),
+        ("axial", "auto", both and length == 1024): (
+            "wrong", "output differs from the reference by 0.31, 0.012 are allowed (row 1023)"),
+        ("performer", "auto", both and length >= 8192): (
+            "crashed",
+            "the worker died with signal 11 <script>alert('\U0001f600')</script> \"quoted\""),
+        ("retention", "auto", length >= 16384): ("skipped", "out of --budget"),
+    }  # fmt: skip
+    return found.get((asked, backend, True))
 
 
 def _fidelities(
@@ -288,7 +290,8 @@ def _map(path: Path, record: dict[str, Any], bins: int = 64) -> None:
     two = np.stack([full, full[::-1, ::-1].T]).astype(np.float32)
     other = np.stack([effective, effective[::-1, ::-1].T]).astype(np.float32)
     meta = {
-        "case": record["case"], "pattern": record["case"]["asked"], "causal": True, "length": length,
+        "case": record["case"], "pattern": record["case"]["asked"], "causal": True,
+        "length": length,
         "bin_size": size, "heads": [0, 3], "crops": [0, length - 32],
         "checks": {"linearity": 2e-4, "row_sum": {"low": 1.0, "high": 1.0}, "leakage": 0.0},
     }  # fmt: skip

@@ -43,11 +43,11 @@ def test_full_has_what_a_report_compares():
     assert {1024 << step for step in range(7)} <= {case.length for case in cost}
     assert {case.backend for case in cost if case.asked == "full"} >= {"auto", "sdpa:cudnn"}
     at_4k = {case.asked for case in cost if case.length == 4096}
-    assert {"sinks[window=512]", "combiner-fixed[block=64]", "combiner-fixed"} <= at_4k
+    assert {"sinks[window=512]", "combiner-fixed"} <= at_4k
     assert "combiner-fixed[summary=variational,sink=4,near=1]" in at_4k
     longest = {case.asked for case in cost if case.length == 262144}
     assert "combiner-fixed" in longest
-    assert {name for name in longest if name in PATTERNS and PATTERNS[name].quadratic} == {"full"}
+    assert not any(PATTERNS[name].quadratic for name in longest if name in PATTERNS)
     sources = {case.source for case in cases if not isinstance(case, CostCase)}
     assert sources == {"captured", "heavy-hitter", "needle", "local-decay"}
     assert plan.budget_s <= 540

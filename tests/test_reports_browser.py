@@ -56,7 +56,7 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
     )
     figures = browser.execute_script("return document.querySelectorAll('figure').length")
     assert len(shown) == figures
-    assert all(0 < w and right <= width and natural > 0 for w, right, natural in shown)
+    assert all(w > 0 and right <= width and natural > 0 for w, right, natural in shown)
     outside = [url for url in requested(browser) if not url.startswith(("file:", "data:"))]
     assert outside == []
     assert browser.get_log("browser") == []

@@ -1,6 +1,6 @@
 """Figures are asked what they show: their artists are read, no image is compared."""
 
-from pathlib import Path
+import itertools
 
 import matplotlib as mpl
 import numpy as np
@@ -32,6 +32,7 @@ from reports.figures import (
 from reports.frame import scaling, spread, tradeoff
 from reports.frame.maps import view
 from reports.frame.masks import tile
+from reports.frame.parents import parents as parent_pairs
 from reports.frame.tidy import settings
 from reports.run import Run, read
 from reports.style import NARROW, SIMULATED, WIDE, house, look
@@ -100,7 +101,7 @@ def test_the_labels_at_the_ends_do_not_overlap(cost: pd.DataFrame):
     texts = [t for t in figure.axes[0].texts if t.get_text() in set(cost.line)]
     boxes = sorted((t.get_window_extent() for t in texts), key=lambda box: box.y0)
     assert len(boxes) > 15
-    assert all(a.y1 <= b.y0 + 1.5 for a, b in zip(boxes[:-1], boxes[1:], strict=True))
+    assert all(a.y1 <= b.y0 + 1.5 for a, b in itertools.pairwise(boxes))
 
 
 def test_a_narrow_figure_lists_its_lines_below(cost: pd.DataFrame):
@@ -195,7 +196,7 @@ def test_errors_over_length_have_a_panel_a_source(run: Run):
 
 def test_parents_are_paired_with_their_combiners(run: Run):
     here = tradeoff.over_layers(spread.at_one_place(run.fidelity))
-    pairs = tradeoff.parents(here)
+    pairs = parent_pairs(here)
     figure = canvas(height=2.5)
     with house():
         parents.draw(figure, pairs)

@@ -10,7 +10,8 @@ import pytest
 from report_run import make
 
 from attnbench import BadInput
-from reports.frame import masks, scaling, spread, tidy, tradeoff, verdict
+from reports.frame import masks, names, parents, scaling, spread, tidy, tradeoff, verdict
+from reports.frame.layers import on_common_layers
 from reports.frame.maps import Map, mass_by_distance, mean_variation, pooled, row_profile
 from reports.run import read
 
@@ -26,7 +27,7 @@ def cost_rows(*rows: dict[str, Any]) -> pd.DataFrame:
     }  # fmt: skip
     full = [common | row for row in rows]
     for row in full:
-        row.setdefault("name", tidy.name_of(row["asked"]))
+        row.setdefault("name", names.name_of(row["asked"]))
         row.setdefault("label", row["asked"])
         row.setdefault("line", row["label"])
         row.setdefault("group", f"{row['pass']}-{row['length']}")
@@ -124,6 +125,7 @@ def test_the_paired_ratio_of_the_record_is_preferred():
         ([0.5, 0.7, 0.9], "never", None),
         ([1.5, 2.0, 3.0], "below the measured range", None),
         ([2.0, 1.5, 0.5], "never", None),
+        ([0.25, 0.5, 2.0], "2,896", 2048 * math.sqrt(2)),
         ([2.0, 0.5, 2.0], "2,896", 2048 * math.sqrt(2)),
         ([math.nan, 0.5, 2.0], "2,896", 2048 * math.sqrt(2)),
         ([math.nan] * 3, "not measured", None),
@@ -146,7 +148,11 @@ def test_the_interval_of_a_crossover_comes_from_the_bounds():
 
 def test_the_frontier_keeps_what_nothing_beats():
     frame = points(
-        ("local", 1, 0.8, 4), ("sinks", 2, 0.3, 8), ("strided", 3, 0.5, 8), ("full", 9, 0.0, 99)
+        ("local", 1, 0.8, 4),
+        ("sinks", 2, 0.3, 8),
+        ("strided", 3, 0.5, 8),
+        ("axial", 4, 0.4, 8),
+        ("full", 9, 0.0, 99),
     )
     assert frame.asked[tradeoff.on_frontier(frame)].tolist() == ["local", "sinks", "full"]
 
@@ -236,7 +242,7 @@ def test_the_fastest_within_an_error_may_be_full_attention():
     ],
 )
 def test_labels_say_only_what_tells_patterns_apart(asked, short):
-    assert [tidy.labels(asked)[one] for one in asked] == short
+    assert [names.labels(asked)[one] for one in asked] == short
 
 
 def test_a_line_never_mixes_devices_dtypes_or_shapes():
@@ -277,7 +283,7 @@ def test_a_combiner_stands_beside_the_parent_with_nearest_keys():
         ("fixed[block=8]", 1, 0.9, 8),
         ("fixed[block=32]", 1, 0.6, 60),
     ).assign(source="captured")
-    row = tradeoff.parents(errors).iloc[0]
+    row = parents.parents(errors).iloc[0]
     assert (row.parent, row.parent_error) == ("fixed[block=32]", 0.6)
     assert row.keys_ratio == pytest.approx(60 / 64)
 
@@ -373,3 +379,48 @@ def test_a_folder_that_cannot_be_read_is_bad_input(tmp_path: Path, name, content
     with pytest.raises(BadInput) as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def layered(*rows: tuple[str, str, float]) -> pd.DataFrame:
+    """Fidelity rows (asked, layer, error) of one place."""
+    frame = points(*((asked, 1, error, 4) for asked, _, error in rows))
+    frame["layer"], frame["source"] = [layer for _, layer, _ in rows], "captured"
+    return frame
+
+
+def test_means_are_over_the_layers_that_patterns_share():
+    found = on_common_layers(
+        layered(("a", "0", 0.1), ("a", "5", 0.2), ("b", "5", 0.3), ("c", "5", 0.4), ("c", "9", 9.0))
+    )
+    assert list(zip(found.asked, found.layer, strict=True)) == [("a", "5"), ("b", "5"), ("c", "5")]
+
+
+def test_a_pattern_that_lacks_a_shared_layer_has_no_mean():
+    rows = [(one, layer, 0.5) for one in "abc" for layer in "05"]
+    found = on_common_layers(layered(*rows[:-1]))
+    assert set(found.asked) == {"a", "b"}
+    assert set(found.layer) == {"0", "5"}
+
+
+def test_a_speed_up_whose_interval_holds_one_is_unclear():
+    def rows(asked: str, speedup: float, low: float, high: float) -> list[dict[str, Any]]:
+        return [
+            {"asked": asked, "ms": 1.0, "length": n, "speedup": s, "speedup_low": s * low,
+             "speedup_high": s * high}
+            for n, s in ((64, speedup / 4), (128, speedup))
+        ]  # fmt: skip
+
+    frame = cost_rows(
+        *rows("clear", 2, 0.9, 1.1), *rows("open", 1.2, 0.5, 2), *rows("slow", 0.5, 1, 1)
+    )
+    found = verdict.overtakes(frame, "fwd", pd.DataFrame()).set_index("asked")
+    assert found.loc["clear", "at"] == pytest.approx(64 * math.sqrt(2))
+    assert found["at"].isna().tolist() == [False, True, True]
+    assert found.unclear.to_dict() == {"clear": False, "open": True, "slow": False}
+    near = points(("clear", 1, 1.2, 4), ("open", 1, 0.3, 4))
+    assert "clear" not in set(verdict.overtakes(frame, "fwd", near).asked)
+
+
+def test_noise_is_half_the_interval_of_the_median_case():
+    frame = cost_rows({"asked": "a", "ms": 2.0, "ms_low": 1.0, "ms_high": 2.0, "length": 64})
+    assert verdict.noise(frame) == 0.25

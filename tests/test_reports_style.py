@@ -18,6 +18,10 @@ def test_the_look_depends_on_the_name_alone():
     assert look("local", "eager") == before
 
 
+def test_a_pattern_without_a_place_in_the_table_keeps_its_look_too():
+    assert (look("never-heard-of").colour, look("never-heard-of").marker) == ("#46a78a", "^")
+
+
 def test_no_two_patterns_look_alike():
     looks = {name: look(name) for name in PATTERNS}
     assert len({(one.colour, one.marker) for one in looks.values()}) == len(looks)
@@ -70,8 +74,9 @@ def test_legible_keeps_what_is_dark_enough():
 
 
 def test_a_readers_own_settings_neither_leak_in_nor_out():
-    with mpl.rc_context({"font.size": 31.0}):
+    with mpl.rc_context({"font.size": 31.0, "xtick.direction": "in"}):
         with house():
+            assert mpl.rcParams["xtick.direction"] == "out"
             assert mpl.rcParams["font.size"] == 8
             assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["font.size"] == 31.0

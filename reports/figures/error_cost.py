@@ -1,4 +1,4 @@
-"""Error against cost, a row a length: measured milliseconds at the left, keys a query at the right."""
+"""Error against cost, a row a length: milliseconds at the left, keys a query at the right."""
 
 import pandas as pd
 from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""What each pattern looks at, small: direct keys dark, regions tinted, a caption with its density."""
+"""What each pattern looks at, small: direct keys dark, regions tinted, its density below."""
 
 from collections.abc import Sequence
 

@@ -7,7 +7,7 @@ from matplotlib.image import AxesImage
 
 from reports.figures.axes import is_narrow
 from reports.figures.grid import panels, rows_needed
-from reports.frame.tidy import by_number
+from reports.frame.names import by_number
 from reports.style import FAINT, look
 from reports.text import DASH
 

@@ -66,8 +66,8 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, gap: float = 8.6) -> None
         axes.add_line(
             Line2D(
                 [point[0] + 2.5 * POINT, edge, text - 2 * POINT], [point[1], height, height],
-                transform=figure.dpi_scale_trans, color=label.look.colour, linewidth=0.5, alpha=0.65,
-                clip_on=False, zorder=1.5, label="_leader",
+                transform=figure.dpi_scale_trans, color=label.look.colour, linewidth=0.5,
+                alpha=0.65, clip_on=False, zorder=1.5, label="_leader",
             )
         )  # fmt: skip
         axes.text(
@@ -76,9 +76,9 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, gap: float = 8.6) -> None
         )  # fmt: skip
         if label.aside:
             axes.text(
-                figure.get_figwidth() - 3 * POINT, height, label.aside, transform=figure.dpi_scale_trans,
-                fontsize=FONT, color=label.look.ink, va="center_baseline", ha="right",
-                clip_on=False,
+                figure.get_figwidth() - 3 * POINT, height, label.aside, fontsize=FONT,
+                transform=figure.dpi_scale_trans, color=label.look.ink, va="center_baseline",
+                ha="right", clip_on=False,
             )  # fmt: skip
 
 
@@ -113,8 +113,9 @@ def point_labels(
             end = near[0] if dx >= 0 else near[2] if dx + width <= 0 else x
             axes.add_line(
                 Line2D(
-                    [x, end], [y, y + dy - np.sign(dy) * height * 0.4], transform=figure.dpi_scale_trans,
-                    color=label.look.colour, linewidth=0.5, alpha=0.7, zorder=2, label="_leader",
+                    [x, end], [y, y + dy - np.sign(dy) * height * 0.4], linewidth=0.5, alpha=0.7,
+                    transform=figure.dpi_scale_trans, color=label.look.colour, zorder=2,
+                    label="_leader",
                 )
             )  # fmt: skip
         axes.text(

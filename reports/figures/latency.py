@@ -106,6 +106,8 @@ def slope_text(slopes: pd.DataFrame, line: pd.Series) -> str:
     if len(found) == 0 or not np.isfinite(found.exponent.iloc[0]):
         return DASH
     row = found.iloc[0]
+    if row.high - row.low > 2:
+        return DASH  # any slope would do
     return f"{row.exponent:.2f} ±{(row.high - row.low) / 2:.2f}"
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from reports.figures.labels import HALO, Label
-from reports.frame.tidy import by_number
+from reports.frame.names import by_number
 from reports.style import PAPER, Look, look
 
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from reports.style import look
+from reports.style import PAPER, look
 from reports.text import size_text
 
 GREY = "#9aa1ab"
@@ -23,12 +23,21 @@ def draw(
     drawn = look(asked)
     axes.plot(keys, np.where(full > 0, full, np.nan), color=GREY, linewidth=2.2, alpha=0.8,
               label="full attention", gid="full", drawstyle="steps-mid")  # fmt: skip
+    name = asked.partition("[")[0]
     axes.plot(keys, np.where(effective > 0, effective, np.nan), color=drawn.colour, linewidth=1.2,
-              label=asked, gid=f"series:{asked}", drawstyle="steps-mid")  # fmt: skip
+              label=name, gid=f"series:{asked}", drawstyle="steps-mid")  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator([float(x) for x in np.linspace(0, length, 5)]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size_text(x)))
     axes.set_xlabel("key (tokens)")
     axes.set_ylabel("mean weight")
-    axes.legend(loc="upper center", fontsize=6.5)
+    axes.legend(
+        loc="upper left",
+        fontsize=6.5,
+        bbox_to_anchor=(0, 1.0),
+        facecolor=PAPER,
+        framealpha=0.8,
+        frameon=True,
+        edgecolor="none",
+    )

@@ -9,6 +9,7 @@ from reports.figures.axes import is_narrow, panel_title
 from reports.figures.labels import Label, end_labels
 from reports.figures.latency import layout
 from reports.figures.lines import each_line
+from reports.style import FAINT
 from reports.text import size_text, three
 
 FLOOR = 1e-3
@@ -44,7 +45,8 @@ def draw(figure: Figure, spreads: pd.DataFrame) -> None:
     axes.set_ylabel("relative error of a row")
     if not is_narrow(figure):
         end_labels(axes, labels)
+        width, height = figure.get_size_inches()
         figure.text(
-            1 - 0.04 / figure.get_figwidth(), axes.get_position().y1 + 0.09 / figure.get_figheight(),
-            "95 % of rows below", ha="right", fontsize=6.3, color="#5f6670",
+            1 - 0.04 / width, axes.get_position().y1 + 0.09 / height, "95 % of rows below",
+            ha="right", fontsize=6.3, color=FAINT,
         )  # fmt: skip

@@ -146,12 +146,13 @@ def crossover(
 def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a line (asked, backend, pass) of a frame with speed-ups; dense rows are left out."""
     rows = []
+    bounds_of = ("speedup", "speedup_low", "speedup_high")
     lines = frame[~frame.name.eq("full")].groupby(["asked", "backend", "pass"], sort=True)
     for (asked, backend, one), part in lines:
         good = part[part.speedup.notna()].drop_duplicates("length").sort_values("length")
         bounds = (good.speedup_low.to_numpy(float), good.speedup_high.to_numpy(float))
         found = crossover(good.length.to_numpy(), good.speedup.to_numpy(float), *bounds)
-        best = good.speedup.iloc[-1] if len(good) else math.nan
+        last = good.iloc[-1] if len(good) else dict.fromkeys(bounds_of, math.nan)
         longest = int(good.length.iloc[-1]) if len(good) else 0
         rows.append(
             {
@@ -165,7 +166,9 @@ def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
                 "high": found.high if found.high is not None else math.nan,
                 "said": found.said,
                 "longest": longest,
-                "speedup_at_longest": best,
+                "speedup_at_longest": last["speedup"],
+                "slowest_at_longest": last["speedup_low"],
+                "fastest_at_longest": last["speedup_high"],
                 "simulated": bool(part.simulated.any()),
                 "quadratic": bool(part.quadratic.any()),
             }

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.frame.layers import on_common_layers
 from reports.frame.tidy import each_row
 
 
@@ -22,7 +23,7 @@ def at_one_place(fidelity: pd.DataFrame, source: str | None = None) -> pd.DataFr
     chosen: Any = sizes.idxmax()
     causal, dtype, device = chosen
     good = good[good.causal.eq(causal) & good.dtype.eq(dtype) & good.device.eq(device)]
-    return good[good.length.eq(good.length.max())]
+    return on_common_layers(good[good.length.eq(good.length.max())])
 
 
 def best_source(fidelity: pd.DataFrame) -> str:

@@ -4,15 +4,14 @@ A *setting* is all that a line in a figure must share: causality, batch, heads, 
 device, machine and source. Figures are drawn for one setting each and refuse to mix them.
 """
 
-import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from attnbench import PATTERNS
+from reports.frame.names import by_number, labels, name_of
 
 SHAPE = ["causal", "batch", "heads", "kv_heads", "dim", "dtype", "device", "machine", "source"]
 
@@ -131,18 +130,6 @@ def fidelity_frame(records: pd.DataFrame) -> pd.DataFrame:
     return _tidy(records, "fidelity", FIDELITY, _FIDELITY_INTERVALS)
 
 
-def name_of(asked: str) -> str:
-    """The pattern's name: what stands before the parameters."""
-    return asked.partition("[")[0]
-
-
-def parameters_of(asked: str) -> dict[str, str]:
-    """The parameters as written: {"block": "64"} for ``fixed[block=64]``."""
-    inside = asked.partition("[")[2].removesuffix("]")
-    pairs = (item.partition("=") for item in inside.split(",") if item)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def facts(name: str) -> Mapping[str, Any]:
     """What the registry says of a pattern; a name that it does not know is never ranked."""
     found = PATTERNS.get(name)
@@ -187,44 +174,6 @@ def setting_text(frame: pd.DataFrame) -> str:
     return f"batch {row.batch}, {heads} heads of {row.dim}, {row['dtype']} on {row.device}, {sight}"
 
 
-def labels(asked: list[str]) -> dict[str, str]:
-    """A short name for each pattern asked: the fewest parameters that tell it from its namesakes.
-
-    A pattern that is alone with its name needs none; words are preferred to numbers.
-    """
-    unique = sorted(set(asked))
-    short: dict[str, str] = {}
-    for name in sorted({name_of(one) for one in unique}):
-        given = {one: parameters_of(one) for one in unique if name_of(one) == name}
-        told: dict[str, str] = {}
-        for keys in _fewest(list(given.values())):
-            told = {one: _told(name, values, keys) for one, values in given.items()}
-            if len(set(told.values())) == len(told):
-                break
-        short |= told
-    return short
-
-
-_FIRST = ("summary", "form", "keys", "regions", "block", "window", "near", "sink")
-
-
-def _fewest(given: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Choices of parameters, the smallest first, and at last all that differ."""
-    telling = {key for values in given for key in values}
-    telling = {key for key in telling if len({values.get(key) for values in given}) > 1}
-    order = [key for key in _FIRST if key in telling]
-    order += sorted(telling - set(order))
-    for size in range(min(len(order), 3) + 1):
-        yield from itertools.combinations(order, size)
-    yield tuple(order)
-
-
-def _told(name: str, values: Mapping[str, str], keys: tuple[str, ...]) -> str:
-    said = [(key, values[key]) for key in keys if key in values]
-    words = [value if value.isalpha() or "+" in value else f"{key} {value}" for key, value in said]
-    return " ".join([name, *words])
-
-
 def _tidy(
     records: pd.DataFrame,
     kind: str,
@@ -262,13 +211,6 @@ def _tidy(
     return frame.sort_values(
         [*order, "case_key"], kind="stable", key=lambda one: one.map(by_number)
     ).reset_index(drop=True)
-
-
-def by_number(value: Any) -> Any:
-    """A sorting key under which ``sinks[window=64]`` comes before ``sinks[window=128]``."""
-    if not isinstance(value, str):
-        return value
-    return tuple((0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.split(r"(\d+)", value))
 
 
 def _column(rows: pd.DataFrame, old: str, new: str) -> Any:

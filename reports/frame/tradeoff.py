@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from reports.frame.tidy import SHAPE, each_row, parameters_of
+from reports.frame.layers import on_common_layers
+from reports.frame.names import parameters_of
+from reports.frame.tidy import SHAPE
 
 SINKS = "sinks"  # the window with sinks: what a cheap pattern has to beat
 ORDER = ("fwd", "fwdbwd", "bwd")
@@ -22,7 +24,7 @@ _SAME = ["name", "label", "line", "aim", "ranked", "quadratic", "simulated", "si
 
 def over_layers(fidelity: pd.DataFrame) -> pd.DataFrame:
     """One row a (pattern, source, length): means over layers, and the best and worst layer."""
-    good = fidelity[fidelity.status.eq("ok") & fidelity.error.notna()]
+    good = on_common_layers(fidelity[fidelity.status.eq("ok") & fidelity.error.notna()])
     keys = [*_LINE, "source"]
     if len(good) == 0:
         extra = ["best_layer", "worst_layer", "layers"]
@@ -179,40 +181,3 @@ def headline_lengths(frame: pd.DataFrame, wanted: tuple[int, ...] = (4096, 8192)
     """4k and 8k where both were captured, otherwise the two longest lengths that were."""
     lengths = sorted(frame.length.unique())
     return [n for n in wanted if n in lengths] if set(wanted) <= set(lengths) else lengths[-2:]
-
-
-PARENTS = {
-    "combiner-fixed": "fixed",
-    "combiner-logsparse": "logsparse",
-    "combiner-axial-vertical": "axial",
-    "combiner-axial-horizontal": "axial",
-    "combiner-axial-rowmajor": "axial",
-}
-"""Each Combiner and the sparse pattern that it gives summaries to."""
-
-
-def parents(errors: pd.DataFrame) -> pd.DataFrame:
-    """Each Combiner beside its sparse parent, and the parent at equal keys where it was measured.
-
-    Of a parent's rows the one whose keys a query are nearest is taken; `keys_ratio` says how near.
-    """
-    rows = []
-    groups = errors.groupby(["causal", "dtype", "length", "source"], dropna=False, sort=True)
-    for (causal, dtype, length, source), part in groups:
-        for child in each_row(part[part.name.isin(PARENTS)]):
-            mothers = part[part.name.eq(PARENTS[str(child.name)])]
-            if len(mothers) == 0:
-                continue
-            away = (np.log(mothers.keys_per_query) - math.log(child.keys_per_query)).abs()
-            mother = mothers.loc[away.idxmin()]
-            rows.append(
-                {
-                    "causal": causal, "dtype": dtype, "length": length, "source": source,
-                    "asked": child.asked, "label": child.label, "error": child.error,
-                    "keys": child.keys_per_query,
-                    "parent": mother.asked, "parent_label": mother.label,
-                    "parent_error": mother.error, "parent_keys": mother.keys_per_query,
-                    "keys_ratio": mother.keys_per_query / child.keys_per_query,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)

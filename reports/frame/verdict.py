@@ -25,7 +25,9 @@ def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFram
     """The crossovers of one pass that count: native, ranked, not quadratic, the earliest first.
 
     Where errors are known, patterns that are no closer than an output of zeros do not count.
-    `at` is the crossover, or the shortest length where a pattern is faster from there on.
+    `at` is the crossover, or the shortest length where a pattern is faster from there on; it is
+    set only where the whole interval at the longest length says faster, and `unclear` where that
+    interval holds 1.
     """
     if len(joined):
         closest = joined.groupby("asked").error.min()
@@ -34,9 +36,16 @@ def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFram
     if len(rows) == 0:
         return rows
     rows = rows[~rows.simulated & ~rows.quadratic & ~rows.asked.str.startswith("uniform")]
-    ahead = rows.speedup_at_longest.gt(1)
-    at = rows.crossover.where(rows.crossover.notna(), float(cost.length.min())).where(ahead)
-    return rows.assign(at=at).sort_values(["at", "asked"], kind="stable")
+    low = rows.slowest_at_longest.fillna(rows.speedup_at_longest)
+    high = rows.fastest_at_longest.fillna(rows.speedup_at_longest)
+    at = rows.crossover.where(rows.crossover.notna(), float(cost.length.min())).where(low.gt(1))
+    unclear = low.le(1) & high.ge(1)
+    return rows.assign(at=at, unclear=unclear).sort_values(["at", "asked"], kind="stable")
+
+
+def noise(cost: pd.DataFrame) -> float:
+    """Half the width of the median case's 95 % interval, as a share of its median."""
+    return float(((cost.ms_high - cost.ms_low) / cost.ms / 2).median())
 
 
 def fastest_dense(cost: pd.DataFrame, one: str) -> pd.DataFrame:

@@ -62,17 +62,18 @@ def _method(run: Run) -> Section:
     timed = run.cost[run.cost.status.eq("ok")]
     said = []
     if len(timed):
-        where = "device time of one call with a flushed L2 cache" if timed.device.eq("cuda").any() else (
-            "wall time of one call on the CPU"
-        )  # fmt: skip
+        where = "wall time of one call on the CPU"
+        if timed.device.eq("cuda").any():
+            where = "device time of one call with a flushed L2 cache"
         stops = timed.stopped[timed.stopped.ne("")].value_counts().sort_index()
         ends = joined(f"{n} at the {why}" for why, n in stops.items())
         rounds = int(timed.rounds.median()) if timed.rounds.notna().any() else 0
         said += [
             f"Times are medians of {where}; bands reach from the 20th to the 80th percentile and "
             f"intervals are 95 % bootstrap intervals over rounds.",
-            f"The contenders of a group were checked first and then timed in turns, round by round, "
-            f"in random order: {rounds} rounds in the median case. Cases stopped: {ends or 'unknown'}.",
+            f"The contenders of a group were checked first and then timed in turns, round by "
+            f"round, in random order: {rounds} rounds in the median case. "
+            f"Cases stopped: {ends or 'unknown'}.",
             "Speed-ups are over the fastest dense SDPA kernel of the same group, paired round by "
             "round; a case that failed its check has no time.",
             "Memory was measured in a pass of its own, as the peak above the inputs.",

@@ -37,9 +37,12 @@ def sections(run: Run) -> list[Section]:
     """Cost and memory."""
     found = [part for part in cost_settings(run) if (part.status == "ok").any()]
     if not found:
-        nothing = paragraph("This run has no times: no cost case ended well.", "empty")
-        return [Section(key="cost", title="Cost", blocks=(nothing,)),
-                Section(key="memory", title="Memory", blocks=(nothing.replace("times", "memory"),))]  # fmt: skip
+        no_time = paragraph("This run has no times: no cost case ended well.", "empty")
+        no_space = paragraph("This run has no memory: no cost case ended well.", "empty")
+        return [
+            Section(key="cost", title="Cost", blocks=(no_time,)),
+            Section(key="memory", title="Memory", blocks=(no_space,)),
+        ]
     cost: list[str | Chart | Table] = []
     space: list[str | Chart | Table] = []
     for index, part in enumerate(found):
@@ -114,10 +117,11 @@ def _latency(run: Run, shown: pd.DataFrame, slopes: pd.DataFrame, tail: str) -> 
         key=f"latency{tail}",
         title="Time over length",
         conclusion=said,
-        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝ L” doubles "
-        "with the length, as steep as “∝ L²” quadruples.",
-        caption=f"Median and band from the 20th to the 80th percentile; exponents with 95 % intervals "
-        f"from least squares on logarithms, beyond the flat start where launching is what is timed. "
+        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝ L” "
+        "doubles with the length, as steep as “∝ L²” quadruples.",
+        caption="Median and band from the 20th to the 80th percentile; exponents with 95 % "
+        "intervals from least squares on logarithms, beyond the flat start where launching is what "
+        "is timed. "
         f"Crosses: the first length that failed. Of window + sinks the smallest and the largest "
         f"window. {setting_caption(run, shown)}",
         missing=missing_text(shown),
@@ -142,7 +146,8 @@ def _speedup(
     dashed = " Short dashes: simulated with a dense mask." if faster.simulated.any() else ""
     table = plain(f"speedup{tail}", "Speed-up and crossover", crossed, {
         "label": "pattern", "backend": "backend", "pass": "pass", "said": "faster than dense from",
-        "low": "low", "high": "high", "longest": "longest", "speedup_at_longest": "\u00d7 at the longest",
+        "low": "low", "high": "high", "longest": "longest",
+        "speedup_at_longest": "\u00d7 at the longest",
     }, {
         **dict.fromkeys(("low", "high"), lambda n: f"{n:,.0f}"),
         "longest": lambda n: size_text(int(n)), "\u00d7 at the longest": ratio_text,
@@ -153,8 +158,9 @@ def _speedup(
         conclusion=f"At the longest length, {PASS_WORDS[one]}: {said}.",
         how="Above the black line a pattern is faster than full attention; a ring marks the length "
         "where it crosses for good.",
-        caption=f"Dense: the fastest installed at each length ({dense}). Bands: 95 % intervals of the "
-        f"ratio. Crossovers by interpolation on logarithms. Quadratic patterns are left out.{dashed} "
+        caption=f"Dense: the fastest installed at each length ({dense}). Bands: 95 % intervals of "
+        f"the ratio. Crossovers by interpolation on logarithms. Quadratic patterns are left "
+        f"out.{dashed} "
         f"{setting_caption(run, shown)}",
         table=table,
         draw=partial(speedup.draw, frame=shown, crossings=crossed),
@@ -173,6 +179,7 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
     wide, narrow = latency.heights(len(passes), latency.entries(shown))
     longest = known[known.length.eq(known.length.max()) & known["pass"].eq(passes[0])]
     least, most = longest.sort_values("peak_bytes").iloc[[0, -1]].to_dict("records")
+    how = joined(sorted(set(known.memory_how) - {""}))
     written = [
         memory_table(
             part, one, f"memory-{one}{tail}", f"Peak memory above the inputs, {PASS_WORDS[one]}"
@@ -185,8 +192,9 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
         conclusion=f"At {size_text(least['length'])} the least is {least['line']} with "
         f"{bytes_text(least['peak_bytes'])} and the most {most['line']} with "
         f"{bytes_text(most['peak_bytes'])}.",
-        how="Lower is better; a line as steep as “∝ L²” keeps all pairs and will run out of memory.",
-        caption=f"Peak above the inputs ({joined(sorted(set(known.memory_how) - {''})) or 'allocator'}), "
+        how="Lower is better; a line as steep as “∝ L²” keeps all pairs and will run out of "
+        "memory.",
+        caption=f"Peak above the inputs ({how or 'allocator'}), "
         f"in a pass of its own. {setting_caption(run, shown)}",
         table=written[0],
         draw=partial(memory.draw, frame=shown, exponents=slopes),

@@ -8,10 +8,10 @@ import pandas as pd
 from reports.chart import Chart, Table
 from reports.figures import error_length, heads, latency, parents, rows
 from reports.figures.lines import each_line
+from reports.frame.parents import parents as parent_pairs
 from reports.frame.spread import at_one_place, row_quantiles, with_heads, worst_heads
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import over_layers, thinned
-from reports.frame.tradeoff import parents as parent_pairs
 from reports.html import paragraph
 from reports.run import Run
 from reports.sections import Section
@@ -34,9 +34,10 @@ def section(run: Run) -> Section:
     ]  # fmt: skip
     blocks: list[str | Chart | Table] = [
         paragraph(
-            "Output error is the norm of what a pattern's output misses over the norm of full attention's output, for each head, averaged over heads, then over "
-            "layers: 0 is full attention, 1 is what an output of zeros would have. For patterns that "
-            "reshape or replace softmax it is a distance, not an error: hollow marks, never ranked."
+            "Output error is the norm of what a pattern's output misses over the norm of full "
+            "attention's output, for each head, averaged over heads, then over layers: 0 is "
+            "full attention, 1 is what an output of zeros would have. For patterns that reshape or "
+            "replace softmax it is a distance, not an error: hollow marks, never ranked."
         ),
         _over_length(same),
         errors_table(here, "errors", f"Distances at {size_text(first.length)}, {first.source}"),
@@ -146,7 +147,8 @@ def _rows(here: pd.DataFrame, quantiles: pd.DataFrame) -> Chart:
         "says. The grey line marks the 95th percentile.",
         caption=f"Relative error of each row's output, over all heads; mean over layers of the "
         f"quantiles. {_place(here)}",
-        table=plain("rows", "Quantiles of the rows' errors", frame, {"line": "pattern", **{k: k for k in marks}},
+        table=plain("rows", "Quantiles of the rows' errors", frame,
+                    {"line": "pattern", **{k: k for k in marks}},
                     dict.fromkeys(marks, three_places)),
         draw=partial(rows.draw, spreads=quantiles),
         wide_height=wide,
@@ -170,7 +172,8 @@ def _heads(here: pd.DataFrame, known: pd.DataFrame) -> Chart:
         conclusion=said or f"Heads differ by up to {three(spread)}.",
         how="A dark cell is a head that the pattern breaks, however good the mean; look for rows "
         "(a layer) and columns (a head) that stay light in one pattern and dark in another.",
-        caption=f"Panels from the closest pattern to the farthest, one colour scale. {_place(here)}",
+        caption=f"Panels from the closest pattern to the farthest, one colour scale. "
+        f"{_place(here)}",
         table=plain("heads", "The twenty worst heads", worst, {
             "pattern": "pattern", "layer": "layer", "head": "head", "error": "output error",
         }, {"output error": three_places}),
@@ -178,5 +181,4 @@ def _heads(here: pd.DataFrame, known: pd.DataFrame) -> Chart:
         wide_height=heads.height(count, layers, False),
         narrow_height=heads.height(count, layers, True),
         kind="image",
-        flat=True,
     )  # fmt: skip

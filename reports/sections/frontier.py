@@ -50,18 +50,22 @@ def _chart(run: Run, rows: pd.DataFrame) -> Chart:
         "on_frontier": "frontier",
     }, {
         "length": lambda n: size_text(int(n)), "\u00d7 dense": ratio_text,
-        **dict.fromkeys(("time (ms)", "keys a query", "output error", "total variation"), three_places),
+        **dict.fromkeys(
+            ("time (ms)", "keys a query", "output error", "total variation"), three_places
+        ),
     })  # fmt: skip
     return Chart(
         key="error-cost",
         title="Error against cost",
-        conclusion=f"At {size_text(int(lengths[-1]))} nothing is both faster and closer than: {said}.",
+        conclusion=f"At {size_text(int(lengths[-1]))} nothing is both faster and closer than: "
+        f"{said}.",
         how="At the left what you pay today, in milliseconds of this implementation; at the right "
         "what the idea needs, in keys a query: a pattern that is good at the right and poor at the "
         "left wants a better kernel.",
         caption=f"{PASS_WORDS[first['pass']].capitalize()}; "
-        f"{source_text(first.fidelity_source, bool(first.causal))}; means over layers, thin lines from "
-        f"the best to the worst. Of window + sinks the blue curve. {setting_caption(run, shown)}",
+        f"{source_text(first.fidelity_source, bool(first.causal))}; means over layers, thin lines "
+        f"from the best to the worst. Of window + sinks the blue curve. "
+        f"{setting_caption(run, shown)}",
         table=table,
         draw=partial(error_cost.draw, frame=shown),
         wide_height=0.5 + 2.55 * len(lengths),

@@ -7,10 +7,11 @@ import pandas as pd
 from attnbench.mapfile import load_map
 from reports.chart import Chart, Table
 from reports.figures import distance, gallery, triptych
-from reports.frame.maps import Map, mean_variation, view
+from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
+from reports.frame.names import labels
 from reports.frame.spread import at_one_place, mass_by_distance
-from reports.frame.tidy import each_row, labels
+from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
 from reports.html import paragraph
 from reports.run import Run
@@ -20,7 +21,8 @@ from reports.style import look
 from reports.tables import plain
 from reports.text import joined, size_text, three, three_places
 
-MOST = 8  # triptychs on the page; the others stay in maps/
+MOST = 12  # triptychs on the page; the others stay in maps/
+FEW, FINE, COARSE = 4, 256, 128  # up to so many maps have fine bins; `inspect` draws the finest
 _ORDER = ("dense", "sparse", "combiner", "other")
 
 
@@ -52,18 +54,17 @@ def _gallery(found: list[Tile]) -> Chart:
         key="gallery",
         title="What each pattern may look at",
         conclusion=f"{len(found)} patterns at 16 tokens with small parameters.",
-        how="A row is a query and a column a key; dark cells are keys read one by one, cells of one "
-        "tint are a region read through its summary, empty cells are not seen.",
-        caption="Causal, 16 tokens, the small parameters that each pattern names for its own shape, "
-        "not those of the run. Density is the share of visible pairs that may have weight; keys "
-        "are those of a query in its softmax, regions counted as one. Patterns that choose keys by "
-        "content may have weight anywhere.",
+        how="A row is a query and a column a key; dark cells are keys read one by one, cells of "
+        "one tint are a region read through its summary, empty cells are not seen.",
+        caption="Causal, 16 tokens, the small parameters that each pattern names for its own "
+        "shape, not those of the run. Density is the share of visible pairs that may have weight; "
+        "keys are those of a query in its softmax, regions counted as one. Patterns that choose "
+        "keys by content may have weight anywhere.",
         table=table,
         draw=partial(gallery.draw, tiles=found),
         wide_height=gallery.height(len(found), False),
         narrow_height=gallery.height(len(found), True),
         kind="image",
-        flat=True,
     )
 
 
@@ -88,9 +89,9 @@ def _distance(spreads: pd.DataFrame) -> Chart:
         f"tokens away or farther.",
         how="Where the coloured line falls below the grey bars, the pattern has lost the attention "
         "that full softmax pays at that distance.",
-        caption=f"Share of mass by query \u2212 key, exact before any pooling, mean over heads and layers; "
-        f"{source_text(str(first.source))}, {size_text(int(first.length))} tokens. Panels from the "
-        f"closest pattern to the farthest.",
+        caption=f"Share of mass by query \u2212 key, exact before any pooling, mean over heads "
+        f"and layers; {source_text(str(first.source))}, {size_text(int(first.length))} tokens. "
+        f"Panels from the closest pattern to the farthest.",
         table=table,
         draw=partial(distance.draw, spreads=spreads),
         wide_height=distance.height(len(spreads), False),
@@ -102,7 +103,8 @@ def _maps(run: Run) -> list[str | Chart | Table]:
     if not run.maps:
         text = "This run stored no maps, so there is no pattern to lay beside full attention here."
         return [paragraph(text, "empty")]
-    found = [(path.stem, view(load_map(path))) for path in run.maps[:MOST]]
+    bins = FINE if len(run.maps) <= FEW else COARSE
+    found = [(path.stem, pooled(view(load_map(path)), bins)) for path in run.maps[:MOST]]
     short = labels([one.asked for _, one in found])
     blocks: list[str | Chart | Table] = [
         chart_of(one, 0, short[one.asked], _distances(run, key, one), f"map-{key}")
@@ -131,8 +133,11 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
     source = str(case.get("source", "given q, k, v"))
     layer = "" if case.get("layer") is None else f", layer {case['layer']}"
     checks = found.meta.get("checks") or {}
-    held = [f"{word} {three_places(float(value))}" for word, value in sorted(checks.items())
-            if isinstance(value, int | float)]  # fmt: skip
+    held = [
+        f"{word.replace('_', ' ')} {three_places(float(value))}"
+        for word, value in sorted(checks.items())
+        if isinstance(value, int | float)
+    ]
     bins = (
         "every pair by itself"
         if size == 1
@@ -141,11 +146,12 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
     return Chart(
         key=key,
         title=f"{name}{layer}, head {found.heads[head]}",
-        conclusion=f"{distances} between {name} and full attention over {size_text(found.length)} tokens.",
-        how="Both maps share one logarithmic colour scale; white has no weight and grey is not visible. "
-        "Blue in the difference is attention lost, red attention gained.",
-        caption=f"{source}{layer}, {size_text(found.length)} tokens; {bins}. Signed differences can "
-        f"cancel inside a bin, absolute ones were taken before pooling. Checks of the map: "
+        conclusion=f"{distances} between {name} and full attention over "
+        f"{size_text(found.length)} tokens.",
+        how="Both maps share one logarithmic colour scale; white has no weight and grey is not "
+        "visible. Blue in the difference is attention lost, red attention gained.",
+        caption=f"{source}{layer}, {size_text(found.length)} tokens; {bins}. Signed differences "
+        f"can cancel inside a bin, absolute ones were taken before pooling. Checks of the map: "
         f"{joined(held) if held else 'none recorded'}.",
         table=_sums(found, head, key),
         draw=partial(triptych.draw, found=found, head=head, title=distances),

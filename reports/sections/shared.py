@@ -6,9 +6,10 @@ import pandas as pd
 
 from attnbench.qkv import read_header
 from attnbench.sources import SAMPLE
+from reports.frame.names import by_number
 from reports.frame.scaling import with_speedup
 from reports.frame.spread import best_source
-from reports.frame.tidy import by_number, setting_text, settings
+from reports.frame.tidy import setting_text, settings
 from reports.frame.tradeoff import ORDER, tradeoff
 from reports.run import Run
 from reports.text import joined, size_text
@@ -86,4 +87,5 @@ def lengths_text(lengths: Sequence[int]) -> str:
 
 def setting_caption(run: Run, frame: pd.DataFrame) -> str:
     """The settings of a cost figure in one sentence."""
-    return f"{device_text(run, frame.machine.iloc[0])}; {setting_text(frame)}; {frame.source.iloc[0]} input."
+    first = frame.iloc[0]
+    return f"{device_text(run, first.machine)}; {setting_text(frame)}; {first.source} input."

@@ -11,7 +11,7 @@ from reports.figures import headline
 from reports.frame.spread import at_one_place
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import at_fixed_block, fixed_block, headline_lengths, over_layers
-from reports.frame.verdict import LIMITS, choices, fastest_dense, heads_of, overtakes, rivals
+from reports.frame.verdict import LIMITS, choices, fastest_dense, heads_of, noise, overtakes, rivals
 from reports.html import bullets, escape
 from reports.run import Run
 from reports.sections import Section
@@ -28,6 +28,8 @@ from reports.sections.shared import (
 )
 from reports.tables import plain
 from reports.text import joined, ms_text, ratio_text, size_text, three, three_places
+
+NOISY = 0.1  # beyond it the first screen says so
 
 
 def section(run: Run) -> Section:
@@ -66,7 +68,7 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
     if len(ahead) == 0:
         span = lengths_text(list(frame.length))
         return [f"Use full attention: from {span} nothing measured here is faster than the fastest "
-                f"dense kernel ({fact})."]  # fmt: skip
+                f"dense kernel ({fact}).{_unclear(found)}"]  # fmt: skip
     first = ahead.iloc[0]
     shortest = int(frame.length.min())
     if pd.isna(first.crossover):
@@ -78,12 +80,19 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
         known = np.isfinite([first.low, first.high]).all()
         span = f" (between {first.low:,.0f} and {first.high:,.0f})" if known else ""
         start = (
-            f"Use full attention below about {round(first['at'], -2):,.0f} tokens{span}: no pattern "
-            f"is faster. The first to beat the fastest dense kernel ({fact}) is {first.label}."
+            f"Use full attention below about {round(first['at'], -2):,.0f} tokens{span}: no "
+            f"pattern is faster. The first to beat the fastest dense kernel ({fact}) is "
+            f"{first.label}."
         )
-    never = found[found["at"].isna()]
+    never = found[found["at"].isna() & ~found.unclear]
     late = f" Never within the lengths measured: {joined(never.label)}." if len(never) else ""
+    late += _unclear(found)
     return [f"{start}{late}"]
+
+
+def _unclear(found: pd.DataFrame) -> str:
+    open_ = found[found.unclear] if len(found) else found
+    return f" Too noisy to tell: {joined(open_.label)}." if len(open_) else ""
 
 
 def _choice(rows: pd.DataFrame) -> list[str | tuple[str, list[str]]]:
@@ -153,10 +162,13 @@ def _trust(run: Run, rows: pd.DataFrame) -> list[str]:
         said.append("This run has no errors: it cannot say how close a pattern is.")
     timed = run.cost[run.cost.status.eq("ok")]
     if len(timed):
+        wide = noise(timed)
+        noisy = f", noisy: the median interval is \u00b1{100 * wide:.0f} %" if wide > NOISY else ""
         counts = int(timed.samples.median()) if timed.samples.notna().any() else 0
         said.append(
-            f"Times: {device_text(run, timed.machine.iloc[0])}, {timed['dtype'].iloc[0]}, medians of "
-            f"{counts} samples a case. The error of a layer is not the quality of a model."
+            f"Times: {device_text(run, timed.machine.iloc[0])}, {timed['dtype'].iloc[0]}, medians "
+            f"of {counts} samples a case{noisy}. The error of a layer is not the quality of "
+            f"a model."
         )
     return said
 
@@ -174,7 +186,8 @@ def _headline(run: Run, rows: pd.DataFrame) -> Chart:
     said = joined(f"{row.line} (error {three(row.error)} in {ms_text(row.ms)})"
                   for row in each_row(stairs.sort_values("ms")))  # fmt: skip
     columns = {
-        "length": "length", "line": "pattern", "ms": "time (ms)", "ms_low": "low", "ms_high": "high",
+        "length": "length", "line": "pattern", "ms": "time (ms)", "ms_low": "low",
+        "ms_high": "high",
         "error": "output error", "best_layer": "best layer", "worst_layer": "worst layer",
         "keys_per_query": "keys a query", "on_frontier": "frontier",
         "sinks_at_ms": "sinks, equal ms", "sinks_at_keys": "sinks, equal keys",
@@ -182,16 +195,18 @@ def _headline(run: Run, rows: pd.DataFrame) -> Chart:
     }  # fmt: skip
     table = plain("headline", "Error and time", shown.sort_values(["length", "ms"]), columns, {
         "length": lambda n: size_text(int(n)), "time (ms)": three, "low": three, "high": three,
-        **dict.fromkeys(("output error", "best layer", "worst layer", "keys a query"), three_places),
+        **dict.fromkeys(
+            ("output error", "best layer", "worst layer", "keys a query"), three_places
+        ),
         "sinks, equal ms": three, "sinks, equal keys": three,
     })  # fmt: skip
     return Chart(
         key="headline",
         title="Error against time",
         conclusion=f"On the frontier at {size_text(int(shown.length.max()))}: {said}.",
-        how="Left and low is good: fast and close to full attention. A point above the step line is "
-        "beaten by one that is both faster and closer; below, a pattern earns its place where it "
-        "lies left of the marks of window + sinks.",
+        how="Left and low is good: fast and close to full attention. A point above the step line "
+        "is beaten by one that is both faster and closer; below, a pattern earns its place where "
+        "it lies left of the marks of window + sinks.",
         caption=f"{PASS_WORDS[first['pass']].capitalize()}, median time; "
         f"{source_text(first.fidelity_source, bool(first.causal))}; mean over layers, thin lines "
         f"from the best to the worst layer{at}. Hollow: a distance, not an error, never ranked. "
