@@ -42,7 +42,7 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
         axes.set_axisbelow(False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        name = tile.name.replace("combiner-axial-", "combiner-axial-\n")
+        name = two_lines(tile.name)
         axes.set_title(
             name, fontsize=6.2, color=look(tile.asked).ink, pad=2.5, loc="left", linespacing=0.95
         )
@@ -50,6 +50,12 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
             0, -0.045, f"{100 * tile.density:.0f} % · {tile.keys_per_query:.1f} keys",
             transform=axes.transAxes, fontsize=5.4, color=FAINT, va="top",
         )  # fmt: skip
+
+
+def two_lines(name: str) -> str:
+    """A Combiner's name broken where it fits over its mask."""
+    before = "combiner-axial-" if name.startswith("combiner-axial-") else "combiner-"
+    return name.replace(before, f"{before}\n", 1)
 
 
 def paint(cells: np.ndarray, asked: str) -> np.ndarray:

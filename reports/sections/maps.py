@@ -21,7 +21,7 @@ from reports.style import look
 from reports.tables import plain
 from reports.text import joined, size_text, three, three_places
 
-MOST = 12  # triptychs on the page; the others stay in maps/
+MOST = 8  # triptychs on the page; the others stay in maps/
 FEW, FINE, COARSE = 4, 256, 128  # up to so many maps have fine bins; `inspect` draws the finest
 _ORDER = ("dense", "sparse", "combiner", "other")
 
