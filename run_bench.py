@@ -153,7 +153,7 @@ def doctor(_typed: argparse.Namespace) -> int:
 
 
 def export(typed: argparse.Namespace) -> int:
-    """Copy a run without its single samples."""
+    """Copy a run, with its report, without its single samples and map files."""
     from attnbench.records import export as copy
 
     print(f"copy: {copy(typed.run, typed.out)}")

@@ -36,14 +36,20 @@ def columns(
     Raises:
         Unsupported: the backend cannot run these inputs.
     """
-    length = q.shape[2]
+    batch, length = q.shape[0], q.shape[2]
     q, k = _widened(pattern, q, k, scale, backend)
-    identity = q.new_zeros(k.shape)
-    for start in range(0, length, q.shape[-1]):
-        keys = torch.arange(start, min(start + q.shape[-1], length), device=q.device)
+    width = q.shape[-1]
+    # As many slabs at once as sequences of one batch: a call costs more than its arithmetic.
+    most = max(1, min(_WIDEST // width, _room(q) // (q.numel() * q.element_size())))
+    together = min(most, -(-length // width))
+    q, k = (x.repeat(together, 1, 1, 1) for x in (q, k))
+    identity = q.new_zeros(together, batch, *k.shape[1:])
+    for start in range(0, length, together * width):
+        keys = torch.arange(start, min(start + together * width, length), device=q.device)
         identity.zero_()
-        identity[:, :, keys, keys - start] = 1
-        slab = pattern.attend(q, k, identity, scale=scale, backend=backend)
+        identity[(keys - start) // width, :, :, keys, (keys - start) % width] = 1
+        slabs = pattern.attend(q, k, identity.flatten(0, 1), scale=scale, backend=backend)
+        slab = slabs.reshape(together, batch, *slabs.shape[1:]).permute(1, 2, 3, 0, 4).flatten(3)
         yield keys, slab[..., : len(keys)]
 
 
@@ -79,8 +85,7 @@ def _widened(
     pattern (one that draws features of the head's width, say) sees them is tried, not assumed.
     """
     bytes_a_column = q[..., 0].numel() * q.element_size()
-    room = _SLAB_BYTES.get(q.device.type, _SLAB_BYTES_ELSEWHERE)
-    width = min(_WIDEST, q.shape[2], room // bytes_a_column)
+    width = min(_WIDEST, q.shape[2], _room(q) // bytes_a_column)
     if pattern.implementation(q, k, k, backend).backend != "eager" or width < 2 * q.shape[-1]:
         return q, k
     wide_q, wide_k = (pad(x, (0, width - x.shape[-1])) for x in (q, k))
@@ -89,6 +94,10 @@ def _widened(
     largest = float(narrow.abs().max()) * _SAME * torch.finfo(q.dtype).eps
     same = float((wide[..., : q.shape[-1]] - narrow).abs().max()) <= largest
     return (wide_q, wide_k) if same else (q, k)
+
+
+def _room(q: Tensor) -> int:
+    return _SLAB_BYTES.get(q.device.type, _SLAB_BYTES_ELSEWHERE)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from attnbench.case import AnyCase, Group, case_key
+from attnbench.case import AnyCase, CostCase, Group, case_key
 from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
 from attnbench.measure import Measurer
@@ -29,7 +29,15 @@ from patterns.errors import BadInput
 Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[dict[str, Any]]]
 
 BAD_STATUSES = ("wrong", "crashed", "timeout")
-_WEIGHT_LENGTH = 8192  # where a case's share of the time has doubled
+_SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
+    "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
+    "cuda": {
+        "fwd": (0.4, 1.2e-5),
+        "bwd": (0.5, 3e-5),
+        "fwdbwd": (0.5, 3e-5),
+        "fidelity": (0.6, 2e-5),
+    },
+}
 _BUSY = 0.6  # load a core, above which times on the CPU are noisy
 
 
@@ -222,8 +230,11 @@ def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
 
 
 def _weight(cases: Sequence[AnyCase]) -> float:
-    """A group's share of the time: by its cases, more where they are long."""
-    return len(cases) * (1 + cases[0].length / _WEIGHT_LENGTH)
+    """A group's share of the time: roughly the seconds that its cases take."""
+    first = cases[0]
+    what = first.pass_ if isinstance(first, CostCase) else "fidelity"
+    base, per_token = _SECONDS[first.device][what]
+    return len(cases) * (base + per_token * first.length)
 
 
 def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:

@@ -43,7 +43,8 @@ def save_map(path: str | Path, maps: Maps) -> None:
     """
     arrays = {name: _rounded(getattr(maps, name)) for name in _ARRAYS}
     meta = np.array(json.dumps(maps.meta, allow_nan=False, sort_keys=True))
-    np.savez_compressed(Path(path), meta=meta, **arrays)
+    named: dict[str, Any] = {"meta": meta, **arrays}
+    np.savez_compressed(Path(path), **named)
 
 
 def load_map(path: str | Path) -> Maps:

@@ -7,6 +7,7 @@ the last record of a key wins.
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -132,6 +133,8 @@ def read_document(run: Path, name: str) -> dict[str, Any] | None:
 def export(run: Path, out: Path) -> Path:
     """Write a copy of a run without the single samples of its timings, and say where it is.
 
+    Map files stay behind, for their size; a report, its figures and tables come along.
+
     Raises:
         BadInput: no run folder, or `out` holds records already.
     """
@@ -147,6 +150,11 @@ def export(run: Path, out: Path) -> Path:
         for name in (RUN, MACHINE):
             if (document := read_document(run, name)) is not None:
                 write_document(out, name, document)
+        for folder in ("figures", "tables"):
+            if (run / folder).is_dir():
+                shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
+        if (run / "report.html").is_file():
+            shutil.copy(run / "report.html", out)
     return out
 
 

@@ -216,6 +216,20 @@ def test_a_case_that_fails_has_a_reason_and_no_time(
     assert well["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (MemoryError(), "oom"),
+        (RuntimeError("No available kernel. Aborting execution."), "unsupported"),
+        (KeyError("x"), "crashed"),
+    ],
+)
+def test_an_exception_has_a_status_and_a_reason(error: Exception, status: str):
+    ended = outcome.ending(error)
+    assert ended.status == status
+    assert ended.reason
+
+
 def test_a_backend_that_a_pattern_lacks_is_unsupported(tmp_path: Path):
     go(tmp_path, of("uniform", "local", backends=("sdpa",)))
     statuses = {one["case"]["asked"]: one["status"] for one in read(tmp_path)}

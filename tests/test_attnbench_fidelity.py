@@ -79,15 +79,16 @@ class SeesTheWidth(Local):
         return Local._attend(self, q, k, v, scale * q.shape[-1], backend)
 
 
-def test_zeros_beside_the_heads_are_used_only_where_they_change_nothing():
-    q, k, _ = (x.detach() for x in draw_inputs(64))
-    where = {"scale": 0.5, "backend": "eager"}
-    wide = next(effective.columns(Local(window=4), q, k, **where))[1]
-    narrow = next(effective.columns(SeesTheWidth(window=4), q, k, **where))[1]
-    assert wide.shape[-1] == 64
-    assert narrow.shape[-1] == 8
-    kept = next(effective.columns(Local(window=4), q, k, scale=0.5, backend="sdpa"))[1]
-    assert kept.shape[-1] == 8
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("form", [Local(window=4), SeesTheWidth(window=4)], ids=["plain", "sees"])
+def test_columns_read_together_are_the_columns_of_the_narrow_call(form: Local, backend: str):
+    q, k, _ = (x.detach() for x in draw_inputs(100))
+    where = {"scale": 0.5, "backend": backend}
+    found = [slab for _, slab in effective.columns(form, q, k, **where)]
+    eye = torch.eye(100, dtype=q.dtype).expand(*k.shape[:2], 100, 100)
+    alone = [form.attend(q, k, eye[..., part : part + 8], **where) for part in range(0, 96, 8)]
+    torch.testing.assert_close(torch.cat(found, -1)[..., :96], torch.cat(alone, -1))
+    assert sum(slab.shape[-1] for slab in found) == 100
 
 
 @BOTH
