@@ -12,7 +12,7 @@ from attnbench import fidelity, maps
 from attnbench.case import AnyCase, CostCase, FidelityCase, Group, as_dict, case_key
 from attnbench.matrix import too_long
 from attnbench.measure_cost import CostMeasurer, Protocol
-from attnbench.outcome import Ended, Origin, confirm_device, ending, record
+from attnbench.outcome import CannotWrite, Ended, Origin, confirm_device, ending, record
 from attnbench.reference import Reference, reference
 from attnbench.sources import Inputs, load, settings
 from patterns import pattern as one_pattern
@@ -64,6 +64,8 @@ class Measurer:
                     layer = None  # frees the memory of the last one first
                     layer = _Layer.load(case)
                 found = self._judged(case, layer, group.map_bins.get(case_key(case), 0))
+            except CannotWrite:  # no fault of the pattern
+                raise
             except Exception as error:  # whatever a pattern raises is its own ending
                 found = record(case, self._origin, role="asked", ended=ending(error))
                 error.__traceback__ = None  # its frames hold tensors
@@ -89,6 +91,8 @@ class Measurer:
             )
             if bins and pattern.linear_in_values:
                 self._keep_map(case, layer.inputs, bins)
+        except CannotWrite:
+            raise
         except Exception as error:
             ended = ending(error)
             ended.implementation = implementation
@@ -110,9 +114,13 @@ class Measurer:
             dtype=getattr(torch, case.dtype),
             case=as_dict(case),
         )
-        folder = self._run / MAPS
-        folder.mkdir(exist_ok=True)
-        maps.save_map(folder / f"{case_key(case)}.npz", made)
+        path = self._run / MAPS / f"{case_key(case)}.npz"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            maps.save_map(path, made)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

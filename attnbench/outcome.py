@@ -32,6 +32,10 @@ class Ended(Exception):
         self.implementation: Implementation | None = None
 
 
+class CannotWrite(BadInput):
+    """The run folder takes no more: that ends the run, not the case."""
+
+
 class DeviceLost(RuntimeError):
     """The GPU's context is gone: nothing more can be measured in this process."""
 
