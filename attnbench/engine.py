@@ -118,8 +118,9 @@ def run(
         _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
-        progress = Progress(sum(len(cases) for _, cases in todo))
-        for text in (*book.said, *_busy(found["device"])):
+        missing = sum(len(cases) for _, cases in todo)
+        progress = Progress(missing)
+        for text in (*book.said, *(_busy(found["device"]) if missing else ["nothing left to do"])):
             progress.say(text)
         measure = measure or Measurer(origin, protocol, folder)
         with Stop(progress.say) as stop:

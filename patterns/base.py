@@ -6,7 +6,6 @@ R regions. Tensors are [B, H, L, D].
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from patterns.checks import check_inputs, chosen_scale, describe
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match, spell
 
@@ -156,17 +156,17 @@ class Pattern(abc.ABC):
         Raises:
             BadInput: shapes, dtypes or devices that do not fit together.
         """
-        _check(q, k, None)
+        check_inputs(q, k, None)
         length = q.shape[2]
         if rows is None:
             rows = torch.arange(length, device=q.device)
         elif rows.dtype != torch.int64 or rows.ndim != 1:
-            raise BadInput(f"rows must be a one-dimensional int64 tensor, got {_describe(rows)}")
+            raise BadInput(f"rows must be a one-dimensional int64 tensor, got {describe(rows)}")
         elif rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < length:
             raise BadInput(f"rows must lie in [0, {length}), got {int(rows.min())}..{rows.max()}")
         resolved = self.resolve(length)
         k = expand_groups(k, q.shape[1])
-        return resolved._weights(q, k, rows.to(q.device), _scale(scale, q))
+        return resolved._weights(q, k, rows.to(q.device), chosen_scale(scale, q))
 
     def support(self, length: int, rows: Tensor | None = None) -> Tensor:
         """Which query-key pairs may have weight: bool [rows, L] (all rows if None)."""
@@ -199,9 +199,9 @@ class Pattern(abc.ABC):
             BadInput: shapes, dtypes or devices that do not fit together, or an unknown backend.
             Unsupported: the backend cannot run these inputs; nothing else is tried silently.
         """
-        _check(q, k, v)
+        check_inputs(q, k, v)
         chosen = self.implementation(q, k, v, backend).backend
-        return self.resolve(q.shape[2])._run(q, k, v, _scale(scale, q), chosen)
+        return self.resolve(q.shape[2])._run(q, k, v, chosen_scale(scale, q), chosen)
 
     def implementation(
         self, q: Tensor, k: Tensor, v: Tensor, backend: str = "auto"
@@ -212,7 +212,7 @@ class Pattern(abc.ABC):
             BadInput: an unknown backend.
             Unsupported: none can run them, or not the one asked for.
         """
-        _check(q, k, v)
+        check_inputs(q, k, v)
         if backend == "auto":
             refusals = {name: self._refusal(name, q) for name in self.backends}
             for name, reason in refusals.items():
@@ -294,53 +294,3 @@ def automatic_block(length: int) -> int:
 def expand_groups(x: Tensor, heads: int) -> Tensor:
     """A copy of its group's head for each query head: [B, Hkv, L, D] to [B, H, L, D]."""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
-
-
-def require_positive(pattern: Pattern, *fields: str) -> None:
-    """Refuse parameters below 1; None stands for the automatic value.
-
-    Raises:
-        BadInput: naming the pattern, the parameter and what came.
-    """
-    for field in fields:
-        value = getattr(pattern, field)
-        if value is not None and value < 1:
-            raise BadInput(f"{pattern.name}[{field}=...] must be at least 1, got {value}")
-
-
-def require_not_negative(pattern: Pattern, *fields: str) -> None:
-    """Refuse parameters below 0.
-
-    Raises:
-        BadInput: naming the pattern, the parameter and what came.
-    """
-    for field in fields:
-        value = getattr(pattern, field)
-        if value is not None and value < 0:
-            raise BadInput(f"{pattern.name}[{field}=...] must not be negative, got {value}")
-
-
-def _scale(scale: float | None, q: Tensor) -> float:
-    chosen = float(q.shape[-1] ** -0.5 if scale is None else scale)
-    if not 0 < chosen < math.inf:
-        raise BadInput(f"scale must be a positive number, got {chosen}")
-    return chosen
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor | None) -> None:
-    named = {"q": q, "k": k} | ({"v": v} if v is not None else {})
-    said = ", ".join(f"{name} {_describe(x)}" for name, x in named.items())
-    if any(x.ndim != 4 for x in named.values()):
-        raise BadInput(f"q, k, v must be [batch, heads, length, dim], got {said}")
-    if not q.is_floating_point() or len({(x.dtype, x.device) for x in named.values()}) > 1:
-        raise BadInput(f"q, k, v must share one floating dtype and one device, got {said}")
-    if len({(x.shape[0], x.shape[2], x.shape[3]) for x in named.values()}) > 1:
-        raise BadInput(f"q, k, v must agree in batch, length and dim, got {said}")
-    if 0 in q.shape or (v is not None and v.shape[1] != k.shape[1]):
-        raise BadInput(f"q, k, v must not be empty and k, v need equally many heads, got {said}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise BadInput(f"query heads must be a multiple of key-value heads, got {said}")

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import require_not_negative, require_positive
+from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, CombinerPattern
 from patterns.combiner.grid import Grid
 from patterns.pieces import Piece, attend_pieces

@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import AUTO, AutoInt, require_not_negative, require_positive
+from patterns.base import AUTO, AutoInt
+from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.nearby import neighbourhood, sink_pieces
 from patterns.combiner.summary import SummaryKind, summarise

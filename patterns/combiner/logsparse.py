@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import require_not_negative, require_positive
+from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.dyadic import Dyadic, levels
 from patterns.combiner.summary import SummaryKind

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from patterns.base import Paper, Pattern, Shape, require_not_negative, require_positive
+from patterns.base import Paper, Pattern, Shape
+from patterns.checks import require_not_negative, require_positive
 from patterns.errors import BadInput
 from patterns.recompute import recomputed, row_slices
 

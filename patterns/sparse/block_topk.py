@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from patterns.base import AUTO, AutoInt, Paper, Pattern, Shape, require_positive
+from patterns.base import AUTO, AutoInt, Paper, Pattern, Shape
+from patterns.checks import require_positive
 from patterns.dense import Visibility
 from patterns.pieces import Blocks, Piece, attend_pieces
 from patterns.recompute import recomputed, row_slices

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import AUTO, AutoInt, Paper, automatic_block, require_positive
+from patterns.base import AUTO, AutoInt, Paper, automatic_block
+from patterns.checks import require_positive
 from patterns.dense import Visibility
 from patterns.errors import BadInput
 from patterns.mask import MaskPattern

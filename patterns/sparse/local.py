@@ -17,7 +17,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from patterns.base import AUTO, AutoInt, Paper, require_positive
+from patterns.base import AUTO, AutoInt, Paper
+from patterns.checks import require_positive
 from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
 from patterns.sparse.window import window_pairs, window_piece

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import Paper, Pattern, Shape, require_positive
+from patterns.base import Paper, Pattern, Shape
+from patterns.checks import require_positive
 from patterns.recompute import recomputed, row_slices
 
 

@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import AUTO, AutoInt, Paper, require_not_negative, require_positive
+from patterns.base import AUTO, AutoInt, Paper
+from patterns.checks import require_not_negative, require_positive
 from patterns.dense import EVERYTHING, Visibility
 from patterns.mask import MaskPattern
 from patterns.pieces import Piece, Whole, attend_pieces
