@@ -35,6 +35,13 @@ def bytes_text(count: float) -> str:
     return f"{three(count)} TiB"
 
 
+def above_text(names: Iterable[str]) -> str:
+    """What lies above the axes: two by name, the others by their number."""
+    named = list(names)
+    rest = f" and {len(named) - 2} more" if len(named) > 2 else ""
+    return f"above: {', '.join(named[:2])}{rest}"
+
+
 def three(x: float) -> str:
     """At least three digits, never an exponent: 0.0123, 1.23, 12.3, 1230."""
     if not math.isfinite(x) or x == 0:

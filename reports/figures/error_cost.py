@@ -9,7 +9,7 @@ from reports.figures.axes import error_axis, is_narrow, ms_axis, note, panel_tit
 from reports.figures.points import draw_curve, draw_frontier, draw_points, name_points
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import sinks_curve, staircase
-from reports.text import size_text, three
+from reports.text import above_text, size_text, three
 
 TOP = 1.5
 
@@ -40,15 +40,19 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _panel(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, x: str, top: float) -> None:
-    axes.set_xlim(frame[x].min() / 1.5, frame[x].max() * 1.7)
+    costs = frame[x][frame[x] > 0]  # a pattern that scores no key has no place on a logarithm
+    axes.set_xlim(costs.min() / 1.5, costs.max() * 1.7)
     if x == "ms":
         ms_axis(axes, "x")
     else:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(LogLocator(base=4, numticks=12))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda keys, _: three(keys)))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda keys, _: size_text(keys) if keys >= 1 else three(keys))
+        )
     error_axis(axes, top)
+    part = part[part[x] > 0]
     seen = part[part.error.le(top * 1.05)]
     if x == "ms":
         draw_frontier(axes, staircase(part))
@@ -57,5 +61,8 @@ def _panel(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, x: str, top: flo
     name_points(axes, seen, x)
     above = part[~part.index.isin(seen.index)]
     if len(above):
-        said = ", ".join(f"{row.line} {row.error:.1f}" for row in each_row(above))
-        note(axes, 0.985, 0.985, f"above: {said}", ha="right", va="top")
+        note(axes, 0.985, 0.985, above_text(_names(above)), ha="right", va="top")
+
+
+def _names(part: pd.DataFrame) -> list[str]:
+    return [f"{row.line} {row.error:.1f}" for row in each_row(part)]

@@ -7,6 +7,7 @@ from reports.figures.axes import error_axis, is_narrow, length_axis, note, panel
 from reports.figures.labels import end_labels
 from reports.figures.latency import layout
 from reports.figures.lines import at_end, draw_line, each_line
+from reports.text import above_text
 
 TOP = 1.5  # an error beyond it is written, not drawn: output of zeros has 1
 
@@ -30,6 +31,6 @@ def draw(figure: Figure, errors: pd.DataFrame) -> None:
         axes.set_ylabel("output error")
         panel_title(axes, str(source))
         if beyond:
-            note(axes, 0.012, 0.985, f"above: {', '.join(beyond)}", va="top")
+            note(axes, 0.012, 0.985, above_text(beyond), va="top")
         if not is_narrow(figure):
             end_labels(axes, labels)

@@ -14,7 +14,7 @@ from reports.figures.points import draw_curve, draw_frontier, draw_points, name_
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import SINKS, sinks_curve, staircase
 from reports.style import FAINT, INK, PAPER, look
-from reports.text import size_text
+from reports.text import above_text, size_text
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
@@ -57,8 +57,7 @@ def _scatter(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, top: float) ->
     name_points(axes, seen, "ms")
     above = part[~part.index.isin(seen.index)]
     if len(above):
-        said = ", ".join(f"{row.line} {row.error:.1f}" for row in each_row(above))
-        note(axes, 0.985, 0.985, f"above: {said}", ha="right", va="top")
+        note(axes, 0.985, 0.985, above_text(_names(above)), ha="right", va="top")
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -151,3 +150,7 @@ def _key(figure: Figure) -> None:
         loc="lower center", ncols=2 if narrow else 3, fontsize=6.5, handletextpad=0.3,
         bbox_to_anchor=(0.5, 0.0), borderaxespad=0.2, columnspacing=1.2,
     )  # fmt: skip
+
+
+def _names(part: pd.DataFrame) -> list[str]:
+    return [f"{row.line} {row.error:.1f}" for row in each_row(part)]

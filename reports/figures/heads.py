@@ -1,5 +1,7 @@
 """Error of every layer and head: the mean hides the one that hurts."""
 
+from textwrap import wrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,7 +23,7 @@ def columns(narrow: bool) -> int:
 
 def height(patterns: int, layers: int, narrow: bool) -> float:
     """How tall the figure must be, in inches."""
-    each = 0.45 + 0.155 * max(2, layers)
+    each = 0.52 + 0.155 * max(2, layers)  # a title may take two lines
     return 0.75 + each * rows_needed(patterns, columns(narrow))
 
 
@@ -31,7 +33,7 @@ def draw(figure: Figure, cells: pd.DataFrame) -> None:
     order = cells.groupby("asked").error.mean().sort_values(kind="stable").index
     top = min(TOP, max(float(np.max(one)) for one in cells.error_per_head))
     places = panels(
-        figure, len(order), columns(narrow), left=0.42, bottom=0.72, top=0.3, gap=(0.3, 0.45)
+        figure, len(order), columns(narrow), left=0.42, bottom=0.72, top=0.3, gap=(0.3, 0.52)
     )
     image: AxesImage | None = None
     for index, (asked, axes) in enumerate(zip(order, places, strict=True)):
@@ -44,8 +46,8 @@ def draw(figure: Figure, cells: pd.DataFrame) -> None:
             [worst[1]], [worst[0]], marker="o", markersize=3.2, markerfacecolor="none",
             markeredgecolor="#ffffff" if values.max() > 0.45 * top else "#1c1f24", linestyle="none",
         )  # fmt: skip
-        axes.set_title(str(part.line.iloc[0]), fontsize=6.6, fontweight="normal", pad=3,
-                       color=look(str(asked)).ink)  # fmt: skip
+        title = "\n".join(wrap(str(part.line.iloc[0]), 26, break_on_hyphens=True))
+        axes.set_title(title, fontsize=6.2, fontweight="normal", pad=3, color=look(str(asked)).ink)
         axes.grid(visible=False)
         names = [layer or DASH for layer in part.layer]
         axes.set_yticks(range(len(names)), names, fontsize=6)
