@@ -149,16 +149,22 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
         conclusion=f"{distances} between {name} and full attention over "
         f"{size_text(found.length)} tokens.",
         how="Both maps share one logarithmic colour scale; white has no weight and grey is not "
-        "visible. Blue in the difference is attention lost, red attention gained.",
+        "visible. Blue in the difference is attention lost, red attention gained. TV is the total "
+        "variation: the share of a row's mass that lies elsewhere.",
         caption=f"{source}{layer}, {size_text(found.length)} tokens; {bins}. Signed differences "
         f"can cancel inside a bin, absolute ones were taken before pooling. Checks of the map: "
         f"{joined(held) if held else 'none recorded'}.",
         table=_sums(found, head, key),
-        draw=partial(triptych.draw, found=found, head=head, title=distances),
+        draw=partial(triptych.draw, found=found, head=head, title=_short(distances)),
         wide_height=triptych.height(False),
         narrow_height=triptych.height(True),
         kind="image",
     )
+
+
+def _short(distances: str) -> str:
+    """As the title of a panel has room for."""
+    return distances.replace("total variation", "TV").replace(" (mean of heads)", "")
 
 
 def _sums(found: Map, head: int, key: str) -> Table:
