@@ -127,7 +127,7 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if typed.pattern:
         found["patterns"] = tuple(typed.pattern)
-    if typed.length:
+    if typed.length is not None:
         found["lengths"] = lengths(typed.length)
     if typed.passes:
         found["passes"] = _passes(typed.passes)

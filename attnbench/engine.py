@@ -241,7 +241,9 @@ def _weight(cases: Sequence[AnyCase]) -> float:
 def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:
     for case in cases:
         role = "comparison" if case_key(case) in group.comparisons else "asked"
-        ended = Ended("skipped", "the run's budget was spent: a larger --budget allows it")
+        ended = Ended(
+            "skipped", "the run's budget was spent: --retry skipped with a larger --budget does it"
+        )
         yield record(case, origin, role=role, ended=ended)
 
 

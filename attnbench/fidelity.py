@@ -5,6 +5,7 @@ loses, the dtype error what the number format loses. Letters: B batch, H heads (
 D head width, R rows.
 """
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -230,7 +231,7 @@ def _kernel_error(
             eager = _attend(pattern, shared, "eager")[:, :, check]
         allowed = max(allowed, _relative(eager, defined))
     allowed = 2 * allowed + 8 * torch.finfo(out.dtype).eps
-    if backend != "eager" and not error <= allowed:
+    if not math.isfinite(error) or (backend != "eager" and not error <= allowed):
         raise WrongResult(
             f"{pattern.spec} on backend {backend} in {out.dtype} is {error:.1e} from its "
             f"definition on {out.shape[2]} rows; {allowed:.1e} is allowed"

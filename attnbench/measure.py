@@ -58,7 +58,7 @@ class Measurer:
                     raise Ended(
                         "skipped",
                         f"the group's budget of {budget_s:.0f} s was spent on others: "
-                        "a larger --budget allows it",
+                        "--retry skipped with a larger --budget does it",
                     )
                 if layer is None or layer.case.layer != case.layer:
                     layer = None  # frees the memory of the last one first

@@ -177,13 +177,13 @@ class _Budget:
             raise Ended(
                 "skipped",
                 f"{_LEAST_CALLS} calls of {call_s:.2g} s do not fit into the group's "
-                f"{self._budget_s:.0f} s: a larger --budget allows it",
+                f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
             )
         if self.left_s() < self._reserved_s + _timing_s(call_s):
             raise Ended(
                 "skipped",
                 f"the group's {self._budget_s:.0f} s were spent on others: "
-                "a larger --budget allows it",
+                "--retry skipped with a larger --budget does it",
             )
 
     def reserve(self, call_s: float) -> None:

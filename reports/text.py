@@ -42,6 +42,11 @@ def above_text(names: Iterable[str]) -> str:
     return f"above: {', '.join(named[:2])}{rest}"
 
 
+def two_digits(x: float) -> float:
+    """Rounded to two significant digits: 259 as 260, 11800 as 12000."""
+    return float(f"{x:.2g}")
+
+
 def three(x: float) -> str:
     """At least three digits, never an exponent: 0.0123, 1.23, 12.3, 1230."""
     if not math.isfinite(x) or x == 0:

@@ -182,3 +182,32 @@ def test_backends_and_passes_of_a_pattern_share_its_reference(monkeypatch: pytes
     assert len(asked) == 4  # output and gradients, each in float64 and in the dtype of the run
     examine(replace(local, window=8), checker=checker)
     assert len(asked) == 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateRowsZero(Broken):
+    """Late rows attend to many keys, so that they are small beside the first ones."""
+
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        early = torch.arange(out.shape[2])[:, None] < out.shape[2] * 3 // 4
+        return torch.where(early, out, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateGradientsFlipped(Broken):
+    """The right output, whose gradient has the wrong sign for late values."""
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        late = torch.arange(v.shape[2])[:, None] >= v.shape[2] * 3 // 4
+        flipped = torch.where(late, 2 * v.detach() - v, v)
+        return super()._run(q, k, flipped, scale, "eager")
+
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return out
+
+
+@pytest.mark.parametrize("form", [LateRowsZero(), LateGradientsFlipped()], ids=["rows", "gradient"])
+def test_small_late_rows_are_held_to_their_own_size(form: Broken):
+    verdict = examine(form, 2048, torch.bfloat16)
+    assert "of its own size" in str(verdict.reason)
+    assert examine(Full(), 2048, torch.bfloat16, backend="eager").reason is None

@@ -59,7 +59,7 @@ class CombinerFixed(CombinerPattern):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))
         near, causal = self.near, self.causal
-        pieces = [neighbourhood(k, v, blocks, near=near, causal=causal)]
+        pieces = neighbourhood(k, v, blocks, near=near, causal=causal)
         if self._far(blocks):
             pieces.append(self._regions(q, k, v, blocks, scale))
         pieces += sink_pieces(k, v, blocks, sink=self.sink, near=near, causal=causal, apart=False)

@@ -70,7 +70,7 @@ class Grid:
         """The own row and the near ones, the own column if asked for, and the sinks."""
         rows = Blocks(self.length, self.columns)
         near, causal = self.near, self.causal
-        pieces = [neighbourhood(k, v, rows, near=near, causal=causal)]
+        pieces = neighbourhood(k, v, rows, near=near, causal=causal)
         if column:
             pieces += column_pieces(k, v, width=self.columns, skip=self.reach, causal=causal)
         return pieces + sink_pieces(

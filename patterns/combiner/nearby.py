@@ -3,26 +3,32 @@
 import torch
 from torch import Tensor
 
-from patterns.dense import Visibility
+from patterns.dense import EVERYTHING, Visibility
 from patterns.pieces import Blocks, Piece, Whole
+from patterns.sparse.own_block import own_block_piece
 
 
-def neighbourhood(k: Tensor, v: Tensor, blocks: Blocks, *, near: int, causal: bool) -> Piece:
-    """The own block (causal: up to the query) and `near` blocks before it; if not causal, after."""
-    k, v = blocks.arrange(k), blocks.arrange(v)
-    near = min(near, blocks.count - 1)
-    if near == 0 and causal:
-        return Piece(layout=blocks, k=k, v=v, visible=Visibility(causal=True))
-    reach = range(-near, 1 if causal else near + 1)
-    mask = None
-    if near or blocks.length % blocks.block:
-        query = torch.arange(blocks.count * blocks.block, device=k.device)
-        query = query.view(blocks.count, blocks.block, 1)
-        key = torch.cat([query + step * blocks.block for step in reach], dim=1).mT
-        mask = (key >= 0) & (key < blocks.length)
-        mask = mask & (key <= query) if causal else mask
-    k, v = (torch.cat([x.roll(-step, dims=1) for step in reach], dim=2) for x in (k, v))
-    return Piece(layout=blocks, k=k, v=v, visible=Visibility(mask=mask))
+def neighbourhood(k: Tensor, v: Tensor, blocks: Blocks, *, near: int, causal: bool) -> list[Piece]:
+    """The own block (causal: up to the query) and `near` blocks before it; if not causal, after.
+
+    One piece for each distance, so that blocks which are seen whole need no mask.
+    """
+    own = own_block_piece(k, v, blocks, causal=causal)
+    length, block = blocks.length, blocks.block
+    pieces = [own]
+    for step in range(1, min(near, blocks.count - 1) + 1):
+        before = Blocks(length, block, skip=step)
+        pieces.append(Piece(layout=before, k=own.k[:, :-step], v=own.v[:, :-step]))
+        if not causal:
+            visible = EVERYTHING
+            if length % block:
+                key = torch.arange(step * block, blocks.count * block, device=k.device)
+                visible = Visibility(mask=(key < length).view(-1, 1, block))
+            after = Blocks(length, block, drop=step)
+            pieces.append(
+                Piece(layout=after, k=own.k[:, step:], v=own.v[:, step:], visible=visible)
+            )
+    return pieces
 
 
 def sink_pieces(

@@ -56,6 +56,7 @@ def _log_axis(axes: Axes, which: str, text: object, base: int = 10) -> None:
 
 def error_axis(axes: Axes, top: float, which: str = "y") -> None:
     """A linear axis of errors from 0, with 1 marked: what an output of zeros would have."""
+    top = max(top, 0.1)  # below lies rounding noise, which is not to fill an axis
     low = -0.03 * top
     (axes.set_ylim if which == "y" else axes.set_xlim)(low, top * 1.06)
     if top > 0.85:

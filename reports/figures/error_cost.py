@@ -17,6 +17,7 @@ TOP = 1.5
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
     """`frame` is the trade-off of one setting, pass and source, at up to three lengths."""
     lengths = sorted(frame.length.unique())
+    costs = [x for x in ("ms", "keys_per_query") if frame[x].gt(0).any()]
     width, height = figure.get_size_inches()
     narrow = is_narrow(figure)
     grid = figure.add_gridspec(
@@ -27,7 +28,7 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
     top = min(TOP, float(frame.error.max()))
     for row, length in enumerate(lengths):
         part = frame[frame.length == length]
-        for column, x in enumerate(("ms", "keys_per_query")):
+        for column, x in enumerate(costs):
             place = grid[2 * row + column, 0] if narrow else grid[row, column]
             axes = figure.add_subplot(place)
             _panel(axes, part, frame, x, top)

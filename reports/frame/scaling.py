@@ -120,6 +120,10 @@ def with_speedup(frame: pd.DataFrame) -> pd.DataFrame:
     frame["speedup_low"] = frame.paired_speedup_low.where(paired, low / frame.ms_high)
     frame["speedup_high"] = frame.paired_speedup_high.where(paired, high / frame.ms_low)
     frame["dense"] = frame.paired_dense.where(paired & frame.paired_dense.ne(""), named)
+    # What waited for Python says nothing of the device, so it is ahead of or behind nothing.
+    speedups = ["speedup", "speedup_low", "speedup_high"]
+    if "host" in frame:
+        frame.loc[frame.host.ne(""), speedups] = math.nan
     return frame
 
 
@@ -153,7 +157,7 @@ def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
         bounds = (good.speedup_low.to_numpy(float), good.speedup_high.to_numpy(float))
         found = crossover(good.length.to_numpy(), good.speedup.to_numpy(float), *bounds)
         last = good.iloc[-1] if len(good) else dict.fromkeys(bounds_of, math.nan)
-        longest = int(good.length.iloc[-1]) if len(good) else 0
+        shortest, longest = (int(good.length.iloc[end]) if len(good) else 0 for end in (0, -1))
         rows.append(
             {
                 "asked": asked,
@@ -165,6 +169,7 @@ def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
                 "low": found.low if found.low is not None else math.nan,
                 "high": found.high if found.high is not None else math.nan,
                 "said": found.said,
+                "shortest": shortest,
                 "longest": longest,
                 "speedup_at_longest": last["speedup"],
                 "slowest_at_longest": last["speedup_low"],

@@ -48,6 +48,7 @@ COST = {
     "first_call_ms": "time.first_call_ms",
     "rounds": "time.rounds",
     "stopped": "time.stopped",
+    "host": "time.notes.host",
     "paired_speedup": "time.ratio_to_dense.median",
     "paired_dense": "time.ratio_to_dense.dense",
     "peak_bytes": "memory.peak_bytes",
@@ -103,8 +104,18 @@ FIDELITY = {
 _FIDELITY_INTERVALS = {"error": "fidelity.rows.interval"}
 _TEXT = {
     *("asked", "pattern", "backend", "dtype", "device", "source", "case_key", "group", "status"),
-    *("reason", "role", "ran", "implementation", "machine", "pass", "stopped", "paired_dense"),
-    *("memory_how", "sinks_asked"),
+    *(
+        "reason",
+        "role",
+        "ran",
+        "implementation",
+        "machine",
+        "pass",
+        "stopped",
+        "paired_dense",
+        "host",
+    ),
+    *("memory_how", "sinks_asked", "host"),
 }
 _LISTS = {"error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"}
 _WHOLE = ["length", "heads", "kv_heads", "dim", "batch"]

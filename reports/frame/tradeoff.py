@@ -103,7 +103,7 @@ def sinks_curve(frame: pd.DataFrame) -> pd.DataFrame:
     """
     curve = frame[frame.name.eq(SINKS) & ~frame.simulated]
     if len(curve):
-        sink = curve.asked.map(lambda asked: parameters_of(asked).get("sink", ""))
+        sink = curve.asked.map(lambda asked: parameters_of(asked).get("sink", "4"))
         curve = curve[sink.eq(sink.mode().iloc[0])]
     return curve.sort_values("keys_per_query", kind="stable")
 
@@ -145,13 +145,12 @@ def _with_sinks(part: pd.DataFrame) -> pd.DataFrame:
     ]
     ms = [at_equal_ms(curve, x) if ok else math.nan for x, ok in _with(part, others, "ms")]
     keys_series = pd.Series(keys, index=part.index)
-    known = keys_series.notna()
-    recorded = part.sinks_error.where(others)
-    how = pd.Series("", index=part.index).mask(recorded.notna(), "measured")
+    recorded = part.sinks_error.where(others)  # at equal keys on the same inputs
+    how = pd.Series("", index=part.index).mask(keys_series.notna(), "interpolated")
     return part.assign(
-        sinks_at_keys=keys_series.where(known, recorded),
+        sinks_at_keys=recorded.where(recorded.notna(), keys_series),
         sinks_at_ms=ms,
-        sinks_keys_how=how.mask(known, "interpolated"),
+        sinks_keys_how=how.mask(recorded.notna(), "measured"),
     )
 
 

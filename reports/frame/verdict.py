@@ -25,7 +25,7 @@ def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFram
     """The crossovers of one pass that count: native, ranked, not quadratic, the earliest first.
 
     Where errors are known, patterns that are no closer than an output of zeros do not count.
-    `at` is the crossover, or the shortest length where a pattern is faster from there on; it is
+    `at` is the crossover, or a pattern's shortest length where it is faster from there on; it is
     set only where the whole interval at the longest length says faster, and `unclear` where that
     interval holds 1.
     """
@@ -38,7 +38,7 @@ def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFram
     rows = rows[~rows.simulated & ~rows.quadratic & ~rows.asked.str.startswith("uniform")]
     low = rows.slowest_at_longest.fillna(rows.speedup_at_longest)
     high = rows.fastest_at_longest.fillna(rows.speedup_at_longest)
-    at = rows.crossover.where(rows.crossover.notna(), float(cost.length.min())).where(low.gt(1))
+    at = rows.crossover.where(rows.crossover.notna(), rows.shortest.astype(float)).where(low.gt(1))
     unclear = low.le(1) & high.ge(1)
     return rows.assign(at=at, unclear=unclear).sort_values(["at", "asked"], kind="stable")
 

@@ -27,7 +27,7 @@ from reports.sections.shared import (
     weighed,
 )
 from reports.tables import plain
-from reports.text import joined, ms_text, ratio_text, size_text, three, three_places
+from reports.text import joined, ms_text, ratio_text, size_text, three, three_places, two_digits
 
 NOISY = 0.1  # beyond it the first screen says so
 
@@ -65,22 +65,24 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
     fact = f"{last.line}: {ms_text(last.ms)} at {size_text(last.length)}, {PASS_WORDS[one]}"
     found = overtakes(frame, one, rows)
     ahead = found[found["at"].notna()] if len(found) else found
+    others = frame[frame.name.ne("full") & frame.ms.notna()]
+    if len(others) == 0:
+        return [f"Only dense attention has a time ({fact}), so this run cannot say what is faster."]
     if len(ahead) == 0:
         span = lengths_text(list(frame.length))
         return [f"Use full attention: from {span} nothing measured here is faster than the fastest "
                 f"dense kernel ({fact}).{_unclear(found)}"]  # fmt: skip
     first = ahead.iloc[0]
-    shortest = int(frame.length.min())
     if pd.isna(first.crossover):
         start = (
-            f"Already at {size_text(shortest)} tokens, the shortest length measured, {first.label} "
-            f"beats the fastest dense kernel ({fact})."
+            f"{first.label} beats the fastest dense kernel ({fact}) already at "
+            f"{size_text(int(first.shortest))} tokens, the shortest length it was timed at."
         )
     else:
         known = np.isfinite([first.low, first.high]).all()
         span = f" (between {first.low:,.0f} and {first.high:,.0f})" if known else ""
         start = (
-            f"Use full attention below about {round(first['at'], -2):,.0f} tokens{span}: no "
+            f"Use full attention below about {two_digits(first['at']):,.0f} tokens{span}: no "
             f"pattern is faster. The first to beat the fastest dense kernel ({fact}) is "
             f"{first.label}."
         )
