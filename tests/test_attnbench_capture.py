@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from attnbench import capture as capturing
-from attnbench.capture import MODELS, capture, collect, load_model, main, tokenize
+from attnbench.capture import capture, collect, main
+from attnbench.models import MODELS, load_model, tokenize
 from attnbench.qkv import Rotary, load_layer, read_header
 from attnbench.sample import RECIPES
 from attnbench.sources import SAMPLE, settings
