@@ -13,7 +13,6 @@ transformers = pytest.importorskip("transformers")
 
 import attnbench  # noqa: E402 - after the guard
 from attnbench.interface import _registries, replace_attention  # noqa: E402 - after the guard
-from attnbench.models import load_model  # noqa: E402 - after the guard
 from patterns import BadInput, Unsupported, pattern  # noqa: E402 - after the guard
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -391,10 +390,3 @@ def test_a_model_whose_attention_cannot_be_set_is_refused(monkeypatch: pytest.Mo
     with pytest.raises(Unsupported, match="LlamaForCausalLM does not let its attention be rep"):
         replace_attention(model, print, print)
     assert is_untouched(model)
-
-
-def test_a_model_in_a_folder_is_loaded(tmp_path):
-    with pytest.raises(BadInput, match=f"cannot load {tmp_path}: "):
-        load_model(str(tmp_path))
-    with pytest.raises(BadInput, match="or name a folder, a GGUF file or a model of the hub"):
-        load_model(str(tmp_path / "absent"))

@@ -15,7 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import attnbench
 from attnbench.multihead import PatternAttention
-from patterns import BadInput, Unsupported, pattern
+from patterns import PATTERNS, BadInput, Unsupported, pattern
+from patterns.mask import MaskPattern
 
 ROOT = Path(__file__).parents[1]
 LENGTH, WIDTH = 11, 16
@@ -330,3 +331,9 @@ def test_without_transformers_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(Unsupported, match="pip install 'transformers>=5'"):
         attnbench.use(nn.Linear(2, 2), "full")
+
+
+def test_the_docs_name_every_pattern_that_goes_on_from_a_cache():
+    page = (ROOT / "docs" / "models.md").read_text()
+    masks = [name for name, kind in PATTERNS.items() if issubclass(kind, MaskPattern)]
+    assert ", ".join(masks) in page.replace("\n  ", " ")
