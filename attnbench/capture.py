@@ -28,6 +28,7 @@ from attnbench.qkv import Header, Layer, Rotary, save_layers
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match, parse_size
 
+_OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "Wo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -121,7 +122,7 @@ def collect(
         Unsupported: the attention is more than a softmax of q k^T, or never went through here.
     """
     most = getattr(model.config, "max_position_embeddings", len(token_ids))
-    if len(token_ids) > most:
+    if 0 < most < len(token_ids):
         raise BadInput(f"the model has {most} positions, got {len(token_ids)} tokens")
     found: dict[str, Layer] = {}
     numbers: list[int] = []
@@ -131,6 +132,8 @@ def collect(
 
     def keep(module: Any, seen: Layer, mask: Tensor | None, scaling: float | None) -> None:
         number = known.get(module, len(numbers))
+        if number in numbers:  # layers that share one module, as in ALBERT
+            number = len(numbers)
         numbers.append(number)
         if layers is not None and number not in layers:
             return
@@ -196,7 +199,7 @@ def _output_weight(module: Any, around: Any, width: int) -> Tensor | None:
 
     Most keep it beside their own projections, BERT in the block around self-attention.
     """
-    places = [getattr(module, name, None) for name in ("o_proj", "out_proj", "c_proj", "dense")]
+    places = [getattr(module, name, None) for name in _OUTPUTS]
     places.append(getattr(getattr(around, "output", None), "dense", None))
     for place in places:
         weight = getattr(place, "weight", None)

@@ -422,3 +422,14 @@ def test_a_name_of_the_hub_goes_to_the_hub(monkeypatch):
     with pytest.raises(BadInput, match=r"^cannot load someone/some-model: no network$"):
         load_model("someone/some-model")
     assert asked == [("someone/some-model", {})]
+
+
+@needs_transformers
+def test_layers_that_share_a_module_are_kept_apart():
+    from transformers import AlbertConfig, AlbertModel
+
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16, "embedding_size": 8}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    found = collect(AlbertModel(AlbertConfig(**sizes, **heads)).eval(), IDS, dtype=torch.float32)
+    assert list(found.layers) == ["0", "1"]
+    assert not torch.equal(found.layers["0"].q, found.layers["1"].q)
