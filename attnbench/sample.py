@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnbench.capture import MODELS, collect, load_model, tokenize
+from attnbench.capture import collect
+from attnbench.models import MODELS, load_model, tokenize
 from attnbench.qkv import Header, save_layers
 from attnbench.sources import DATA, SAMPLE
 

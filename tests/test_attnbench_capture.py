@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from attnbench import capture as capturing
-from attnbench.capture import MODELS, capture, collect, load_model, main, tokenize
+from attnbench.capture import capture, collect, main
+from attnbench.models import MODELS, load_model, tokenize
 from attnbench.qkv import Rotary, load_layer, read_header
 from attnbench.sample import RECIPES
 from attnbench.sources import SAMPLE, settings
@@ -283,3 +284,152 @@ def test_the_recipe_is_that_of_the_shipped_file(causal: bool):
     assert header.query_heads == tuple(range(recipe.heads))
     assert header.kv_heads == tuple(range(recipe.kv_heads))
     assert header.model == MODELS[recipe.model].name
+
+
+def gpt2(**changes):
+    """A tiny GPT-2 with random weights."""
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 11, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    return GPT2Model(GPT2Config(**sizes, **ends, **changes)).eval()
+
+
+@needs_transformers
+def test_a_layer_of_gpt2_is_recomputed_from_its_capture():
+    model = gpt2()
+    found = collect(model, IDS, [1], dtype=torch.float32)
+    assert (found.causal, found.rotary) == (True, None)
+    projection = model.h[1].attn.c_proj
+    torch.nn.init.normal_(projection.bias)
+    expected = projected(model, projection, IDS)[0] - projection.bias
+    torch.testing.assert_close(
+        attended(found.layers["1"], found.scale, causal=True), expected.detach()
+    )
+
+
+@needs_transformers
+def test_scales_that_differ_between_layers_are_refused():
+    model = gpt2(scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(Unsupported, match="expected one scale and one causality in all layers"):
+        collect(model, IDS)
+    assert collect(model, IDS, [1]).scale == 8**-0.5 / 2
+
+
+@needs_transformers
+def test_interleaved_rotary_embeddings_are_told_from_halves():
+    from transformers import CohereConfig, CohereModel
+
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16, "pad_token_id": 0}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    model = CohereModel(CohereConfig(**sizes, **heads, **ends)).eval()
+    assert collect(model, IDS).rotary.layout == "interleaved"
+
+
+@needs_transformers
+def test_layers_without_rotary_embedding_leave_none():
+    model = llama()
+    model.config.no_rope_layers = [1, 0, 1]
+    assert collect(model, IDS).rotary is None
+
+
+@needs_transformers
+def test_a_capture_leaves_nothing_registered():
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    collect(llama(), IDS)
+    for functions in (AttentionInterface, AttentionMaskInterface):
+        assert not [name for name in functions._global_mapping if "attnbench" in name]
+
+
+@needs_transformers
+def test_models_across_two_sequences_are_refused():
+    from transformers import T5Config, T5Model
+
+    sizes = {"vocab_size": 11, "d_model": 32, "d_kv": 8, "d_ff": 16, "num_layers": 1}
+    with pytest.raises(Unsupported, match="T5Model attends across two sequences"):
+        collect(T5Model(T5Config(**sizes, num_heads=4)).eval(), IDS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny Llama and a tokenizer of words, as `save_pretrained` leaves them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate("abcdefghijk")}
+    words_only = Tokenizer(models.WordLevel(words, unk_token="a"))
+    words_only.pre_tokenizer = pre_tokenizers.Whitespace()
+    place = tmp_path / "my-model"
+    llama().save_pretrained(place)
+    PreTrainedTokenizerFast(tokenizer_object=words_only).save_pretrained(place)
+    return place
+
+
+@needs_transformers
+def test_a_model_in_a_folder_is_captured(folder: Path, tmp_path: Path):
+    out = tmp_path / "a.safetensors"
+    header = capture(str(folder), "b c d e f", 4, out=out, dtype=torch.float32)
+    assert (header.model, header.weights, header.licence) == ("my-model", None, None)
+    assert header.token_ids == (1, 2, 3, 4)
+    expected = collect(llama(), [1, 2, 3, 4], dtype=torch.float32).layers["2"]
+    torch.testing.assert_close(load_layer(out, "2").k, expected.k)
+
+
+@needs_transformers
+def test_run_bench_captures_and_says_what_it_cannot(folder: Path, tmp_path: Path, capsys):
+    import run_bench
+
+    text, out = tmp_path / "text", tmp_path / "a"
+    text.write_text("b c d e f")
+    asked = ["--text", str(text), "--length", "4", "--out", str(out)]
+    assert run_bench.main(["capture", str(folder), *asked, "--layers", "0,2"]) == 0
+    assert capsys.readouterr().out == f"{out}: layers 0, 2\n"
+    for model, extra, sentence in (
+        (folder, ["--layers", "5"], "the model has no layer 5: There are: 0, 1, 2"),
+        (folder, ["--length", "9"], "the text has 5 tokens, expected 9 or more"),
+        (tmp_path, [], f"cannot load {tmp_path}: "),
+        (tmp_path / "absent", [], "or name a folder, a GGUF file or a model of the hub"),
+    ):
+        assert run_bench.main(["capture", str(model), *asked, *extra]) == 2
+        last = capsys.readouterr().err.splitlines()
+        assert sentence in last[-1]
+        assert sum(sentence[:12] in line for line in last) == 1
+
+
+@needs_transformers
+def test_pickled_weights_are_not_loaded(folder: Path):
+    (folder / "model.safetensors").unlink()
+    torch.save(llama().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(BadInput, match=f"cannot load {folder}: .*safetensors"):
+        load_model(str(folder))
+
+
+@needs_transformers
+def test_a_name_of_the_hub_goes_to_the_hub(monkeypatch):
+    import transformers
+
+    asked = []
+
+    def load(name, **more):
+        asked.append((name, more))
+        raise OSError("no network\nand much more")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", load)
+    with pytest.raises(BadInput, match=r"^cannot load someone/some-model: no network$"):
+        load_model("someone/some-model")
+    assert asked == [("someone/some-model", {})]
+
+
+@needs_transformers
+def test_layers_that_share_a_module_are_kept_apart():
+    from transformers import AlbertConfig, AlbertModel
+
+    sizes = {"vocab_size": 11, "hidden_size": 32, "intermediate_size": 16, "embedding_size": 8}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    found = collect(AlbertModel(AlbertConfig(**sizes, **heads)).eval(), IDS, dtype=torch.float32)
+    assert list(found.layers) == ["0", "1"]
+    assert not torch.equal(found.layers["0"].q, found.layers["1"].q)
