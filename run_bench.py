@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except (ValueError, NotImplementedError, RuntimeError) as error:
         known = _exit_code_of(error)
         if known is None:

@@ -191,3 +191,11 @@ def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
     assert 1 <= len(found) < 64
     assert all(one["status"] == "ok" for one in found)
     assert "Traceback" not in err
+
+
+def test_a_file_where_a_folder_is_wanted_is_said_in_one_line(tmp_path: Path, capsys):
+    (tmp_path / "taken").write_text("")
+    out = str(tmp_path / "taken" / "below")
+    asked = ["inspect", "local", "--source", "gaussian", "--length", "64", "--out", out]
+    assert run_bench.main(asked) == 2
+    assert capsys.readouterr().err.startswith("cannot use ")
