@@ -1,9 +1,10 @@
 """From a group of cases to its records; what the engine calls unless it is given something else."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from attnbench.measure_cost import CostMeasurer, Protocol
 from attnbench.outcome import CannotWrite, Ended, Origin, confirm_device, ending, record
 from attnbench.reference import Reference, reference
 from attnbench.sources import Inputs, load, settings
+from attnbench.steps import Announce, Step, silent
 from patterns import pattern as one_pattern
 
 MAPS = "maps"  # the folder of map files, in a run folder
@@ -26,20 +28,28 @@ Record = dict[str, Any]
 class Measurer:
     """Measures one group after the other in this process."""
 
-    def __init__(self, origin: Origin, protocol: Protocol, run: Path) -> None:
+    def __init__(
+        self, origin: Origin, protocol: Protocol, run: Path, announce: Announce = silent
+    ) -> None:
         """Keep what all groups share; maps are written below the run folder."""
-        self._origin, self._run = origin, run
-        self._cost = CostMeasurer(origin, protocol)
+        self._origin, self._run, self._announce = origin, run, announce
+        self._cost = CostMeasurer(origin, protocol, announce)
 
-    def __call__(self, group: Group, todo: Sequence[AnyCase], budget_s: float) -> Iterator[Record]:
-        """The records of the cases of `todo`, as they are known.
+    def __call__(
+        self,
+        group: Group,
+        todo: Sequence[AnyCase],
+        budget_s: float,
+        lost: Mapping[str, Ended] = MappingProxyType({}),
+    ) -> Iterator[Record]:
+        """The records of the cases of `todo`, as they are known; what `lost` names is not run.
 
         Raises:
             DeviceLost: a case broke the GPU's context; its record has come out before.
         """
         if group.kind == "cost":
             costs = [case for case in todo if isinstance(case, CostCase)]
-            yield from self._cost.measure(group, costs, budget_s)
+            yield from self._cost.measure(group, costs, budget_s, lost)
         else:
             judged = [case for case in todo if isinstance(case, FidelityCase)]
             yield from self._fidelity(group, judged, budget_s)
@@ -62,7 +72,10 @@ class Measurer:
                     )
                 if layer is None or layer.case.layer != case.layer:
                     layer = None  # frees the memory of the last one first
+                    self._announce(Step(what="inputs"))
                     layer = _Layer.load(case)
+                key = case_key(case)
+                self._announce(Step(what="fidelity", name=key, case_key=key))
                 found = self._judged(case, layer, group.map_bins.get(case_key(case), 0))
             except CannotWrite:  # no fault of the pattern
                 raise
@@ -115,11 +128,13 @@ class Measurer:
             case=as_dict(case),
         )
         path = self._run / MAPS / f"{case_key(case)}.npz"
+        part = path.with_suffix(".part")  # so that a kill leaves no torn map
         try:
             path.parent.mkdir(exist_ok=True)
-            maps.save_map(path, made)
+            maps.save_map(part, made)
+            part.replace(path)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from None
 
 

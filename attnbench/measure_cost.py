@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from attnbench.contender import CostInputs, Sized, choose, load_inputs, own_stre
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
 from attnbench.statistics import medians, ratio, summary
+from attnbench.steps import Announce, Announcing, Step, silent
 from attnbench.timing import MIN_ROUNDS, Clocks, Contender, Timed, Watch, time_group
 from attnbench.watch import watch_for
 
@@ -39,14 +41,22 @@ class Protocol:
 class CostMeasurer:
     """Measures groups of cost cases one after the other; references are shared between them."""
 
-    def __init__(self, origin: Origin, protocol: Protocol) -> None:
-        """Keep what all groups share."""
+    def __init__(self, origin: Origin, protocol: Protocol, announce: Announce = silent) -> None:
+        """Keep what all groups share; `announce` hears whose turn it is."""
         self._origin, self._protocol, self._checker = origin, protocol, Checker()
+        self._announce = announce
 
-    def measure(self, group: Group, todo: Sequence[CostCase], budget_s: float) -> Iterator[Record]:
+    def measure(
+        self,
+        group: Group,
+        todo: Sequence[CostCase],
+        budget_s: float,
+        lost: Mapping[str, Ended] = MappingProxyType({}),
+    ) -> Iterator[Record]:
         """The records of the cases of `todo`, once all are measured.
 
-        The dense rows of the group are timed along with them, because ratios are paired.
+        The dense rows of the group are timed along with them, because ratios are paired. What
+        `lost` names is not run: it ended like that before.
 
         Raises:
             DeviceLost: a case broke the GPU's context; its record has come out before.
@@ -58,9 +68,10 @@ class CostMeasurer:
         cases.sort(key=lambda case: (case.backend == "eager", case.asked != "full"))
         device = torch.device(cases[0].device)
         clock = _Budget(budget_s)
-        found: dict[str, Sized | Ended] = {}  # by the name of what runs
+        found: dict[str, Sized | Ended] = {**lost}  # by the name of what runs
         name_of: dict[str, str] = {}  # by case key
         with own_stream(device), torch.set_grad_enabled(cases[0].pass_ != "fwd"):
+            self._announce(Step(what="inputs"))
             try:
                 inputs = load_inputs(cases[0], device)
             except Exception as error:
@@ -71,18 +82,32 @@ class CostMeasurer:
             for case in cases:
                 name = name_of[case_key(case)] = self._prepare(case, inputs, found, clock)
                 prepared = found[name]
-                if isinstance(prepared, Ended) and (lost := _lost(prepared, device)):
+                if name in lost:
+                    continue
+                if isinstance(prepared, Ended) and (gone := _gone(prepared, device)):
                     yield self._record(case, group, prepared, {})
-                    raise lost
-            timed = self._time([x for x in found.values() if isinstance(x, Sized)], inputs, clock)
+                    raise gone
+            steps = {
+                name: Step(
+                    what="time",
+                    name=name,
+                    case_key=next(key for key, other in name_of.items() if other == name),
+                    implementation=one.chosen.implementation,
+                )
+                for name, one in found.items()
+                if isinstance(one, Sized)
+            }
+            ready = [x for x in found.values() if isinstance(x, Sized)]
+            timed, first = self._time(ready, inputs, clock, steps)
             del inputs
             failed = {name: ending(one.error) for name, one in timed.items() if one.error}
             found |= failed
-            for name, ended in failed.items():
-                if lost := _lost(ended, device):
+            # On a GPU that is lost all that ran after the culprit failed too.
+            for name in sorted(failed, key=lambda name: name != first):
+                if gone := _gone(failed[name], device):
                     case = next(c for c in cases if name_of[case_key(c)] == name)
-                    yield self._record(case, group, ended, {})
-                    raise lost
+                    yield self._record(case, group, failed[name], {})
+                    raise gone
         measured = {
             name: one if isinstance(one, Ended) else (one, timed[name])
             for name, one in found.items()
@@ -101,10 +126,21 @@ class CostMeasurer:
     ) -> str:
         """Choose, check and size what a case runs; returns the name under which it is found."""
         name, needed, chosen = case_key(case), "", None
+        if name in found:
+            return name
+        self._announce(Step(what="check", name=name, case_key=name))
         try:
             chosen = choose(case, inputs)
             name = chosen.name
             if name not in found:
+                self._announce(
+                    Step(
+                        what="check",
+                        name=name,
+                        case_key=case_key(case),
+                        implementation=chosen.implementation,
+                    )
+                )
                 prediction = predict(case, chosen.pattern, chosen.implementation)
                 needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
                 expect_fits(prediction, inputs.d_out.device)
@@ -118,16 +154,23 @@ class CostMeasurer:
         return name
 
     def _time(
-        self, ready: Sequence[Sized], inputs: CostInputs, clock: "_Budget"
-    ) -> dict[str, Timed]:
+        self,
+        ready: Sequence[Sized],
+        inputs: CostInputs,
+        clock: "_Budget",
+        steps: Mapping[str, Step],
+    ) -> tuple[dict[str, Timed], str | None]:
+        """What was seen of each, and who raised something first."""
         if not ready:
-            return {}
+            return {}, None
         device = inputs.d_out.device
         graph_bytes = int(_GRAPH_SHARE * free_bytes(device)) if device.type == "cuda" else 0
-        watch = self._protocol.make_watch(
-            device, copies=len(inputs.copies), graph_bytes=graph_bytes
+        watch = Announcing(
+            self._protocol.make_watch(device, copies=len(inputs.copies), graph_bytes=graph_bytes),
+            self._announce,
+            steps,
         )
-        return time_group(
+        timed = time_group(
             [Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in ready],
             watch,
             seed=self._protocol.order_seed,
@@ -135,6 +178,7 @@ class CostMeasurer:
             bound=self._protocol.bound,
             min_samples=self._protocol.min_samples,
         )
+        return timed, watch.first_failed
 
     def _record(
         self,
@@ -201,13 +245,13 @@ def _timing_s(call_s: float) -> float:
     return _LEAST_TIMING_S + _LEAST_CALLS * call_s
 
 
-def _lost(ended: Ended, device: torch.device) -> DeviceLost | None:
+def _gone(ended: Ended, device: torch.device) -> DeviceLost | None:
     """After something went wrong: free what it held, and see whether the device still answers."""
     if ended.status in ("oom", "crashed", "wrong"):
         try:
             confirm_device(device)
-        except DeviceLost as lost:
-            return lost
+        except DeviceLost as gone:
+            return gone
     return None
 
 
