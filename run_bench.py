@@ -55,20 +55,20 @@ def quick(_typed: argparse.Namespace) -> int:
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
     from attnbench import engine
-    from attnbench.case import STATUSES
+    from attnbench.arguments import engine_options, retried
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
     from patterns.errors import BadInput
-    from patterns.grammar import near_match
 
-    for status in typed.retry or ():
-        if status not in STATUSES:
-            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
+    retry = retried(typed.retry)
     if typed.budget is not None and not typed.budget > 0:
         raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
     budget_s = None if typed.budget is None else 60 * typed.budget
     options = matrix_options(typed)
-    plan = overridden(preset(typed.preset, device_of(typed.device)), options, budget_s)
+    device = device_of(typed.device)
+    where = engine_options(typed, device)
+    _load_plugins(typed)
+    plan = overridden(preset(typed.preset, device), options, budget_s)
     if typed.dry_run:
         return _dry_run(plan)
     folder = typed.out or _fresh_folder(plan.preset)
@@ -76,9 +76,10 @@ def run(typed: argparse.Namespace) -> int:
         plan,
         folder,
         command=sys.argv[1:],
-        retry=typed.retry or (),
+        retry=retry,
         extend=typed.extend,
         protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed")),
+        **where,
     )
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
     print(f"{folder}: {counts or 'nothing measured'}")
@@ -109,6 +110,7 @@ def inspect(typed: argparse.Namespace) -> int:
     from patterns import pattern
     from patterns.errors import BadInput
 
+    _load_plugins(typed)
     causal = not typed.bidirectional
     one = with_causality(pattern(typed.pattern), causal)
     found = [
@@ -144,6 +146,7 @@ def list_all(typed: argparse.Namespace) -> int:
     """List patterns, sources and presets."""
     from attnbench.listing import as_json, as_text
 
+    _load_plugins(typed)
     print(as_json() if typed.json else as_text())
     return 0
 
@@ -189,6 +192,18 @@ def _dry_run(plan: "Plan") -> int:
 
     print(dry_run(plan))
     return 0
+
+
+def _load_plugins(typed: argparse.Namespace) -> None:
+    """Add the patterns of plugins, and say which installed ones cannot be used."""
+    from attnbench.plugins import load, load_installed, tried
+
+    for sentence in load_installed()[1]:
+        print(sentence, file=sys.stderr)
+    if typed.plugin:
+        if getattr(typed, "engine", None) == "local":
+            tried(typed.plugin)
+        load(typed.plugin)
 
 
 def _fresh_folder(name: str) -> Path:

@@ -76,12 +76,44 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("--order-seed", metavar="N", default="0", help="of the order of timing")
     one.add_argument("--out", metavar="RUN", type=Path, help="the run folder; an old one goes on")
     one.add_argument(
-        "--retry", action="append", metavar="STATUS", help="do cases of this status again"
+        "--retry",
+        action="append",
+        metavar="STATUS",
+        help="do cases of these statuses again, such as oom,timeout,crashed",
     )
     one.add_argument("--budget", metavar="MIN", type=float, help="minutes for the whole run")
     one.add_argument("--no-baselines", action="store_true", help="no rows to compare with")
     one.add_argument("--extend", action="store_true", help="add this matrix to an old run folder")
+    _add_places(one)
+    _add_plugin(one)
     one.add_argument("--dry-run", action="store_true", help="list the cases, with what they need")
+
+
+def _add_places(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--engine",
+        choices=("local", "inline"),
+        default="local",
+        help="local (default): in a process that a crash does not end; inline: in this one",
+    )
+    one.add_argument("--gpus", metavar="N", help="so many GPUs of this machine, or all")
+    one.add_argument("--workers", metavar="N", help="on the CPU: so many processes, a thread each")
+    one.add_argument(
+        "--timeout",
+        metavar="S",
+        type=float,
+        help="seconds without a sign of life after which a case has hung; 60 to 120 by the budget",
+    )
+
+
+def _add_plugin(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--plugin",
+        action="append",
+        metavar="FILE",
+        type=Path,
+        help="a Python file with patterns of your own; may be repeated",
+    )
 
 
 def _add_report(one: argparse.ArgumentParser) -> None:
@@ -93,6 +125,7 @@ def _add_inspect(one: argparse.ArgumentParser) -> None:
     one.add_argument("--source", default="captured", metavar="SPEC", help="q, k, v to draw it on")
     one.add_argument("--length", metavar="L", help="tokens; all that the source has, up to 2k")
     one.add_argument("--layer", help="of a captured source; its first if left out")
+    _add_plugin(one)
     one.add_argument("--head", type=int, default=0, help="number of a query head")
     one.add_argument("--row", type=int, help="the query whose weights are drawn")
     one.add_argument("--bidirectional", action="store_true")
@@ -103,6 +136,7 @@ def _add_inspect(one: argparse.ArgumentParser) -> None:
 
 def _add_list(one: argparse.ArgumentParser) -> None:
     one.add_argument("--json", action="store_true", help="for programs")
+    _add_plugin(one)
 
 
 def _add_export(one: argparse.ArgumentParser) -> None:
@@ -148,6 +182,44 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
         found["causal"] = False
     if typed.no_baselines:
         found["baselines"] = False
+    return found
+
+
+def engine_options(typed: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Where and how cases are run, as `attnbench.engine.run` takes it.
+
+    Raises:
+        BadInput: options that do not go together, or a number that makes no sense.
+    """
+    from attnbench.places import places
+    from patterns.errors import BadInput
+
+    if typed.timeout is not None and not typed.timeout > 0:
+        raise BadInput(f"--timeout must be more than 0 seconds, got {typed.timeout}")
+    for name in ("gpus", "workers", "timeout"):
+        if typed.engine == "inline" and getattr(typed, name) is not None:
+            raise BadInput(f"--{name} needs worker processes: leave --engine inline out")
+    plugins = tuple(typed.plugin or ())
+    if typed.engine == "inline":
+        return {"plugins": plugins}
+    chosen = places(device, gpus=typed.gpus, workers=typed.workers)
+    return {"places": chosen, "timeout_s": typed.timeout, "plugins": plugins}
+
+
+def retried(typed: list[str] | None) -> tuple[str, ...]:
+    """The statuses whose cases are done again.
+
+    Raises:
+        BadInput: one that does not exist.
+    """
+    from attnbench.case import STATUSES
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    found = tuple(name.strip() for names in typed or () for name in names.split(","))
+    for status in found:
+        if status not in STATUSES:
+            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
     return found
 
 

@@ -5,7 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -14,30 +14,23 @@ from typing import Any
 import psutil
 import torch
 
-from attnbench.case import AnyCase, CostCase, Group, case_key
+from attnbench.case import AnyCase, Group, as_dict, case_key
+from attnbench.guards import with_scaling
 from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
 from attnbench.measure import Measurer
 from attnbench.measure_cost import Protocol
 from attnbench.outcome import Ended, Origin, record
+from attnbench.places import Crew, Place
 from attnbench.presets import Plan
 from attnbench.progress import Progress
 from attnbench.records import MACHINE, RUN, SCHEMA, Journal, journal, read_document, write_document
+from attnbench.spread import Began, Hooks, Measure, Record, Todo, spread, without
 from attnbench.version import same_code, version
 from patterns.errors import BadInput
 
-Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[dict[str, Any]]]
-
 BAD_STATUSES = ("wrong", "crashed", "timeout")
-_SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
-    "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
-    "cuda": {
-        "fwd": (0.4, 1.2e-5),
-        "bwd": (0.5, 3e-5),
-        "fwdbwd": (0.5, 3e-5),
-        "fidelity": (0.6, 2e-5),
-    },
-}
+_SHORTEST_HANG_S, _LONGEST_HANG_S = 60.0, 120.0
 _BUSY = 0.6  # load a core, above which times on the CPU are noisy
 
 
@@ -92,6 +85,9 @@ def run(
     extend: bool = False,
     protocol: Protocol | None = None,
     measure: Measure | None = None,
+    places: Sequence[Place] = (),
+    timeout_s: float | None = None,
+    plugins: Sequence[Path] = (),
 ) -> Result:
     """Measure what a plan asks for and the folder lacks.
 
@@ -103,6 +99,10 @@ def run(
         extend: whether the folder may hold, or get, other matrices too.
         protocol: how cases are timed.
         measure: what measures a group, in place of this process.
+        places: where cases run, each place in a process of its own; none: in this process.
+        timeout_s: after so long without a sign of life a case in such a process has hung; None
+            chooses by the plan's budget.
+        plugins: files with further patterns, which have been loaded here.
 
     Raises:
         BadInput: the plan makes no sense, or the folder holds another matrix, version or machine.
@@ -112,62 +112,56 @@ def run(
     groups = groups_of(plan.parts)
     if not groups:
         raise BadInput("nothing is asked for: no pass and no source")
-    found = facts(torch.device(plan.parts[0].device))
-    origin = Origin(version=version(), machine=machine_id(found))
-    with journal(folder) as book:
+    code = version(*plugins)
+    device = plan.parts[0].device
+    with journal(folder) as book, ExitStack() as stack:
+        if places:
+            if timeout_s is None:
+                timeout_s = min(_LONGEST_HANG_S, max(_SHORTEST_HANG_S, plan.budget_s / 5))
+            crew = stack.enter_context(
+                Crew(
+                    places,
+                    run=folder,
+                    device=device,
+                    version=code,
+                    protocol=protocol,
+                    timeout_s=timeout_s,
+                    plugins=plugins,
+                )
+            )
+            found = crew.facts()
+        else:
+            found = facts(torch.device(device))
+        origin = Origin(version=code, machine=machine_id(found))
         _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
         missing = sum(len(cases) for _, cases in todo)
-        progress = Progress(missing)
+        progress = stack.enter_context(closing(Progress(missing)))
         for text in (*book.said, *(_busy(found["device"]) if missing else ["nothing left to do"])):
             progress.say(text)
-        measure = measure or Measurer(origin, protocol, folder)
+        measures: list[Measure] = [measure or Measurer(origin, protocol, folder)]
+        if places:
+            crew.belongs_to(origin)
+            measures = [*crew.members]
+        hooks = Hooks(
+            before=lambda group, cases: _hopeful(group, cases, book, origin),
+            skipped=lambda group, cases: _skipped(cases, group, origin),
+            after=_release,
+        )
+        left = [(group, cases) for group, cases in todo if cases]
         with Stop(progress.say) as stop:
-            try:
-                run_groups(
-                    [(group, cases) for group, cases in todo if cases],
-                    measure=measure,
-                    book=book,
-                    budget_s=plan.budget_s,
-                    progress=progress,
-                    stop=stop,
-                    origin=origin,
-                )
-            finally:
-                progress.close()
+            for event in spread(left, measures, plan.budget_s, stop, hooks):
+                if isinstance(event, Began):
+                    progress.group(event.group.id)
+                    continue
+                complete = with_scaling(event, [*book.records.values()])
+                book.append(complete)
+                progress.record(complete)
         keys = [case_key(case) for group in groups for case in group.cases]
         statuses = Counter(book.records[key]["status"] for key in keys if key in book.records)
         stopped = stop.asked and any(key not in book.records for key in keys)
         return Result(run=folder, statuses=dict(statuses), stopped=stopped)
-
-
-def run_groups(
-    groups: Sequence[tuple[Group, Sequence[AnyCase]]],
-    *,
-    measure: Measure,
-    book: Journal,
-    budget_s: float,
-    progress: Progress,
-    stop: Stop,
-    origin: Origin,
-) -> None:
-    """Measure groups one after the other; what a group leaves of its time goes to the others."""
-    end = time.perf_counter() + budget_s
-    weights = [_weight(cases) for _, cases in groups]
-    for index, (group, cases) in enumerate(groups):
-        if stop.asked:
-            return
-        progress.group(group.id)
-        left_s = end - time.perf_counter()
-        share_s = left_s * weights[index] / sum(weights[index:])
-        records = _skipped(cases, group, origin) if left_s <= 0 else measure(group, cases, share_s)
-        for found in records:
-            book.append(found)
-            progress.record(found)
-            if stop.asked and group.kind == "fidelity":
-                return
-        _release(group)
 
 
 def _open(
@@ -230,12 +224,40 @@ def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
     return [case for case in group.cases if not done(case)]
 
 
-def _weight(cases: Sequence[AnyCase]) -> float:
-    """A group's share of the time: roughly the seconds that its cases take."""
-    first = cases[0]
-    what = first.pass_ if isinstance(first, CostCase) else "fidelity"
-    base, per_token = _SECONDS[first.device][what]
-    return len(cases) * (base + per_token * first.length)
+def _hopeful(
+    group: Group, cases: Sequence[AnyCase], book: Journal, origin: Origin
+) -> tuple[Todo, list[Record]]:
+    """Leave out what hung at a shorter length, and dense rows that are known to fail."""
+    known = book.records
+    hung = [one["case"] for one in [*known.values()] if one["status"] == "timeout"]
+    hopeless = [case for case in cases if any(_longer(case, one) for one in hung)]
+    records = [
+        record(
+            case,
+            origin,
+            role="comparison" if case_key(case) in group.comparisons else "asked",
+            ended=Ended(
+                "skipped",
+                "it timed out at a shorter length: --retry timeout,skipped does both again",
+            ),
+        )
+        for case in hopeless
+    ]
+    left = [case for case in cases if case not in hopeless]
+    keys = {case_key(case) for case in left}
+    failed = {
+        key
+        for key in map(case_key, group.cases)
+        if key not in keys and (key not in known or known[key]["status"] != "ok")
+    }
+    return (without(group, failed), left), records
+
+
+def _longer(case: AnyCase, hung: Mapping[str, Any]) -> bool:
+    """Whether this is a case that hung, at a greater length."""
+    own = as_dict(case)
+    differ = {name for name in own.keys() | hung.keys() if own.get(name) != hung.get(name)}
+    return differ <= {"length", "pattern"} and case.length > hung["length"]
 
 
 def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:

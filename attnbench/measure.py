@@ -52,10 +52,14 @@ class Measurer:
             yield from self._cost.measure(group, costs, budget_s, lost)
         else:
             judged = [case for case in todo if isinstance(case, FidelityCase)]
-            yield from self._fidelity(group, judged, budget_s)
+            yield from self._fidelity(group, judged, budget_s, lost)
 
     def _fidelity(
-        self, group: Group, todo: Sequence[FidelityCase], budget_s: float
+        self,
+        group: Group,
+        todo: Sequence[FidelityCase],
+        budget_s: float,
+        lost: Mapping[str, Ended],
     ) -> Iterator[Record]:
         """Layer by layer, because all patterns on a layer share the reference."""
         layer: _Layer | None = None
@@ -63,7 +67,14 @@ class Measurer:
         # Stable, so that layers stay in the order of their source.
         order = list(dict.fromkeys(case.layer for case in todo))
         for case in sorted(todo, key=lambda case: order.index(case.layer)):
+            key, name = case_key(case), f"{case.pattern}@{case.backend}"
             try:
+                if name in lost:
+                    raise Ended(
+                        "skipped",
+                        f"on another layer it ended as {lost[name].status}, and its process with it: "
+                        f"--retry {lost[name].status},skipped does both again",
+                    )
                 if time.perf_counter() > end:
                     raise Ended(
                         "skipped",
@@ -74,9 +85,8 @@ class Measurer:
                     layer = None  # frees the memory of the last one first
                     self._announce(Step(what="inputs"))
                     layer = _Layer.load(case)
-                key = case_key(case)
-                self._announce(Step(what="fidelity", name=key, case_key=key))
-                found = self._judged(case, layer, group.map_bins.get(case_key(case), 0))
+                self._announce(Step(what="fidelity", name=name, case_key=key))
+                found = self._judged(case, layer, group.map_bins.get(key, 0))
             except CannotWrite:  # no fault of the pattern
                 raise
             except Exception as error:  # whatever a pattern raises is its own ending

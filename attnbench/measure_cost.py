@@ -12,6 +12,7 @@ import torch
 from attnbench.case import CostCase, Group, case_key
 from attnbench.check import Checker
 from attnbench.contender import CostInputs, Sized, choose, load_inputs, own_stream, size
+from attnbench.guards import spread, with_fired
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
 from attnbench.statistics import medians, ratio, summary
@@ -191,15 +192,17 @@ class CostMeasurer:
         if isinstance(found, Ended):
             return record(case, self._origin, role=role, ended=found)
         sized, own = found
-        return record(
+        time_block = _time_block(sized, own, dense)
+        measured = record(
             case,
             self._origin,
             role=role,
             implementation=sized.chosen.implementation,
-            time=_time_block(sized, own, dense),
+            time=time_block,
             memory=sized.memory,
             guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
         )
+        return with_fired(measured, spread(time_block["cold_ms"]))
 
 
 class _Budget:

@@ -31,6 +31,11 @@ class Ended(Exception):
         self.status, self.reason, self.guards = status, reason, guards
         self.implementation: Implementation | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes whole."""
+        state = {"implementation": self.implementation}
+        return Ended, (self.status, self.reason, self.guards), state
+
 
 class CannotWrite(BadInput):
     """The run folder takes no more: that ends the run, not the case."""

@@ -19,10 +19,16 @@ def source_hash(root: Path = _ROOT) -> str:
 
 
 @functools.cache
-def version() -> str:
-    """The hash of the sources and, in a checkout, the commit: ``3b0c44298fc1+8c8ed96``."""
-    commit = _commit(_ROOT)
-    return source_hash() + (f"+{commit}" if commit else "")
+def version(*plugins: Path) -> str:
+    """The hash of the sources and, in a checkout, the commit: ``3b0c44298fc1+8c8ed96``.
+
+    With plugins it is a hash of theirs too: another plugin is other code.
+    """
+    commit, found = _commit(_ROOT), source_hash()
+    if plugins:
+        parts = [found, *sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in plugins)]
+        found = hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+    return found + (f"+{commit}" if commit else "")
 
 
 def same_code(a: str, b: str) -> bool:

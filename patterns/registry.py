@@ -14,22 +14,15 @@ from patterns.grammar import build_all
 _FOLDER = Path(__file__).parent
 
 
-def discover(modules: Iterator[ModuleType] | list[ModuleType]) -> Mapping[str, type[Pattern]]:
-    """Collect the patterns that these modules define, sorted by name, read-only.
+def discover(modules: Iterator[ModuleType] | list[ModuleType]) -> dict[str, type[Pattern]]:
+    """Collect the patterns that these modules define, sorted by name.
 
     Raises:
         ImportError: a module defines two patterns, or two modules use one name.
     """
     found: dict[str, type[Pattern]] = {}
     for module in modules:
-        classes = [
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value)
-            and issubclass(value, Pattern)
-            and not inspect.isabstract(value)
-            and value.__module__ == module.__name__
-        ]
+        classes = _defined_in(module)
         if len(classes) > 1:
             names = ", ".join(cls.__name__ for cls in classes)
             raise ImportError(f"{module.__file__} defines {names}: one pattern a file")
@@ -40,7 +33,18 @@ def discover(modules: Iterator[ModuleType] | list[ModuleType]) -> Mapping[str, t
                     f"both define the pattern {cls.name!r}"
                 )
             found[cls.name] = cls
-    return MappingProxyType(dict(sorted(found.items())))
+    return dict(sorted(found.items()))
+
+
+def _defined_in(module: ModuleType) -> list[type[Pattern]]:
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, Pattern)
+        and not inspect.isabstract(value)
+        and value.__module__ == module.__name__
+    ]
 
 
 def _modules() -> Iterator[ModuleType]:
@@ -49,8 +53,31 @@ def _modules() -> Iterator[ModuleType]:
             yield importlib.import_module(info.name)
 
 
-PATTERNS: Mapping[str, type[Pattern]] = discover(_modules())
+_found = discover(_modules())
+PATTERNS: Mapping[str, type[Pattern]] = MappingProxyType(_found)
 """Name -> class of every pattern, sorted, read-only."""
+
+
+def add(module: ModuleType) -> tuple[str, ...]:
+    """Add the patterns that a module from elsewhere defines; returns their names.
+
+    Raises:
+        BadInput: a name is taken.
+    """
+    # A class without a name of its own is what others stand on.
+    classes = [cls for cls in _defined_in(module) if "name" in vars(cls)]
+    for cls in classes:
+        if cls.name in _found:
+            raise BadInput(
+                f"{cls.__name__} is named {cls.name!r}, and so is one in "
+                f"{_found[cls.name].__module__}: choose another name"
+            )
+    everything = sorted(
+        [*_found.items(), *((cls.name, cls) for cls in classes)], key=lambda item: item[0]
+    )
+    _found.clear()  # PATTERNS is a view of it
+    _found.update(everything)
+    return tuple(cls.name for cls in classes)
 
 
 def patterns(spec: str) -> list[Pattern]:

@@ -1,0 +1,163 @@
+"""A device's worker, kept going: what breaks it gets a record, and the group is done without it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attnbench.case import AnyCase, Group, case_key
+from attnbench.child import Job
+from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin, record
+from attnbench.steps import Step
+from attnbench.worker import Broken, Worker
+from patterns.base import Implementation
+
+_STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
+_BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
+_DOING = {
+    "check": "while it was checked and sized",
+    "time": "while it was timed",
+    "fidelity": "while it was judged",
+}
+
+Record = dict[str, Any]
+Start = Callable[[str | None], Worker]
+"""Starts a worker; the machine's key, or None where the worker is to find it out."""
+
+
+class Isolated:
+    """Measures groups in a process of its own, which is replaced when a case breaks it."""
+
+    def __init__(self, start: Start, timeout_s: float) -> None:
+        """Start the first process; `wait` waits until it is up.
+
+        Args:
+            start: what makes a process.
+            timeout_s: after so long without a sign of life a case has hung.
+        """
+        self._start, self._timeout_s = start, timeout_s
+        self._worker: Worker | None = start(None)
+        self._origin: Origin | None = None
+        self._up = self._finished = False
+
+    def wait(self) -> dict[str, Any]:
+        """The facts of the machine, as the process sees it.
+
+        Raises:
+            DeviceLost: the process does not come up.
+        """
+        found: dict[str, Any] = self._hello()
+        return found
+
+    def belongs_to(self, origin: Origin) -> None:
+        """Say what the records of broken cases are to say of themselves."""
+        self._origin = origin
+
+    def __call__(self, group: Group, todo: Sequence[AnyCase], budget_s: float) -> Iterator[Record]:
+        """The records of the cases of `todo`, as they are known.
+
+        Raises:
+            DeviceLost: no process comes up any more.
+            CannotWrite: the run folder takes no more.
+        """
+        left = {case_key(case): case for case in todo}
+        lost: dict[str, Ended] = {}
+        blameless = 0
+        while left:
+            step = Step(what="inputs")
+            worker = self._ready()
+            order = Job(group=group, todo=tuple(left.values()), budget_s=budget_s, lost=lost)
+            worker.send(order)
+            broken: Broken | None = None
+            last: Record | None = None
+            try:
+                while broken is None:
+                    message = worker.receive(self._timeout_s)
+                    if isinstance(message, Broken):
+                        broken = message
+                    elif "step" in message:
+                        step = _step(message["step"])
+                        blameless = 0 if step.case_key else blameless
+                    elif "record" in message:
+                        last = message["record"]
+                        left.pop(last["case_key"], None)
+                        yield last
+                    elif "gone" in message:
+                        if last is not None and last["case_key"] == step.case_key:
+                            lost[step.name] = Ended(last["status"], last["reason"])
+                        break
+                    elif "refused" in message:
+                        raise CannotWrite(message["refused"])
+                    else:
+                        return
+            except BaseException:  # also where nobody wants the rest of the records
+                self.close()
+                raise
+            self.close()
+            if self._finished:
+                return
+            if broken is None:
+                continue
+            ended = _ended(broken, step)
+            if step.case_key is None:
+                blameless += 1
+                if blameless < _BLAMELESS:
+                    continue
+                for case in left.values():
+                    yield self._record(case, group, ended)
+                return
+            lost[step.name] = lost[step.case_key] = ended
+            if (culprit := left.pop(step.case_key, None)) is not None:
+                yield self._record(culprit, group, ended)
+
+    def close(self) -> None:
+        """End the process; the next group gets a new one."""
+        worker, self._worker, self._up = self._worker, None, False
+        if worker is not None:
+            worker.close()
+
+    def finish(self) -> None:
+        """End the process for good, also while another thread waits for it."""
+        self._finished = True
+        self.close()
+
+    def _ready(self) -> Worker:
+        if self._worker is None:
+            self._worker = self._start(self._expected().machine)
+        worker = self._worker
+        if not self._up:
+            self._hello()
+        return worker
+
+    def _hello(self) -> Any:
+        worker = self._worker
+        assert worker is not None
+        message = worker.receive(_STARTING_S)
+        if isinstance(message, Broken):
+            self._worker = None
+            said = message.output.splitlines()[-1:] or [""]
+            raise DeviceLost(f"a worker process did not start: it {message.how}. {said[0]}".strip())
+        self._up = True
+        return message["hello"]
+
+    def _record(self, case: AnyCase, group: Group, ended: Ended) -> Record:
+        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        return record(case, self._expected(), role=role, ended=ended)
+
+    def _expected(self) -> Origin:
+        assert self._origin is not None, "belongs_to comes first"
+        return self._origin
+
+
+def _step(document: Mapping[str, Any]) -> Step:
+    ran = document["implementation"]
+    return Step(**{**document, "implementation": ran and Implementation(**ran)})
+
+
+def _ended(broken: Broken, step: Step) -> Ended:
+    doing = _DOING.get(step.what, "while its inputs were made, before any case began")
+    ended = Ended(
+        broken.status,
+        f"its process {broken.how} {doing}",
+        {"process": {"how": broken.how, "while": step.what, "output": broken.output}},
+    )
+    ended.implementation = step.implementation
+    return ended

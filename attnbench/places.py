@@ -1,0 +1,133 @@
+"""Where cases run: one worker process for each place, a GPU or some cores of this machine."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attnbench.child import Setup
+from attnbench.isolated import Isolated
+from attnbench.measure_cost import Protocol
+from attnbench.outcome import Origin
+from attnbench.worker import Worker
+from patterns.errors import BadInput
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One worker's share of the machine; `threads` None leaves them to PyTorch."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    threads: int | None = None
+
+
+def places(device: str, *, gpus: str | None = None, workers: str | None = None) -> list[Place]:
+    """The places that were asked for.
+
+    Args:
+        device: cpu or cuda.
+        gpus: a number of GPUs or ``all``; one if None.
+        workers: a number of processes with one thread each; if None, one with all threads.
+
+    Raises:
+        BadInput: no such number, more than there are, or one that is of the other device.
+    """
+    if gpus is not None and device != "cuda":
+        raise BadInput("--gpus needs --device cuda; on the CPU there is --workers")
+    if workers is not None and device != "cpu":
+        raise BadInput("--workers is for --device cpu; a GPU has one worker, see --gpus")
+    if device == "cpu":
+        if workers is None:
+            return [Place()]
+        count = _number(workers, "--workers", os.cpu_count() or 1)
+        return [Place(threads=1, environment={"OMP_NUM_THREADS": "1"})] * count
+    if gpus is None:
+        return [Place()]
+    there = _visible()
+    count = len(there) if gpus == "all" else _number(gpus, "--gpus", len(there))
+    return [Place(environment={_VISIBLE: name}) for name in there[:count]]
+
+
+class Crew:
+    """The workers of all places; they start together."""
+
+    def __init__(
+        self,
+        chosen: Sequence[Place],
+        *,
+        run: Path,
+        device: str,
+        version: str,
+        protocol: Protocol,
+        timeout_s: float,
+        plugins: Sequence[Path] = (),
+    ) -> None:
+        """Start a process for each place, and do not wait for them."""
+
+        def isolated(place: Place) -> Isolated:
+            def start(machine: str | None) -> Worker:
+                setup = Setup(
+                    run=run,
+                    version=version,
+                    device=device,
+                    machine=machine,
+                    protocol=protocol,
+                    plugins=tuple(path.resolve() for path in plugins),
+                    threads=place.threads,
+                    memory_share=1 / len(chosen),
+                )
+                return Worker(setup, place.environment)
+
+            return Isolated(start, timeout_s)
+
+        self.members = [isolated(place) for place in chosen]
+
+    def __enter__(self) -> "Crew":
+        """Nothing is left to do: the processes have been started."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes."""
+        for member in self.members:
+            with suppress(OSError):
+                member.finish()
+
+    def facts(self) -> dict[str, Any]:
+        """The facts of the machine, once all processes are up.
+
+        Raises:
+            BadInput: the GPUs are not all the same.
+            DeviceLost: a process does not come up.
+        """
+        from attnbench.machine import machine_id
+
+        found = [member.wait() for member in self.members]
+        if len({machine_id(one) for one in found}) > 1:
+            names = ", ".join(sorted({str(one.get("gpu", one["cpu"])) for one in found}))
+            raise BadInput(f"a run is of one kind of GPU, and here are {names}: choose one --gpus")
+        return found[0]
+
+    def belongs_to(self, origin: Origin) -> None:
+        """Say what records are to say of themselves."""
+        for member in self.members:
+            member.belongs_to(origin)
+
+
+def _visible() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get(_VISIBLE)
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _number(text: str, what: str, most: int) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= most:
+        raise BadInput(f"{what} expects a number from 1 to {most}, got {text!r}")
+    return int(text)
