@@ -11,7 +11,7 @@ autograd through the same rows gives the exact gradients of q, k and v, at every
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -33,12 +33,24 @@ _NAMES = ("output", "dq", "dk", "dv")
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
+class Wrong(NamedTuple):
+    """What is wrong: the guard that found it, and a sentence."""
+
+    guard: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a check found: `reason` is None where all is well; `seen` goes into the record."""
+    """What a check found: `wrong` is None where all is well; `seen` goes into the record."""
 
-    reason: str | None
+    wrong: Wrong | None
     seen: dict[str, Any]
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong, as a sentence."""
+        return None if self.wrong is None else self.wrong.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,23 +104,30 @@ class Checker:
             out = pattern.attend(*leaves, scale=scale, backend=backend)
         seen: dict[str, Any] = {"rows": len(rows)}
         found = out.detach()
-        reason = _why_malformed("output", found, (*q.shape[:3], v.shape[3]), q)
+        # Before anything is computed from inputs that the call may have spoilt.
+        wrong = restored((q, k, v), before)
+        wrong = wrong or _why_malformed("output", found, (*q.shape[:3], v.shape[3]), q)
         key = (pattern.spec, q.shape, k.shape, q.dtype, q.device, scale, seed)
-        if reason is None:
+        if wrong is None:
             if key not in self._outputs:
                 self._outputs[key] = _expected_output(pattern, (q, k, v), rows, scale)
-            reason = _compare("output", found[:, :, rows], self._outputs[key], q.dtype, seen)
-        if reason is None and gradients:
+            wrong = _compare("output", found[:, :, rows], self._outputs[key], q.dtype, seen)
+        if wrong is None and pattern.causal:
+            wrong = _sees_the_future(pattern, backend, (q, k, v), found, rows, scale, seen)
+        if wrong is None and gradients:
             rows = rows if q.shape[2] <= _LONG else _few(rows)
             d_rows = _d_out(found[:, :, rows], seed)
             d_out = torch.zeros_like(found).index_copy_(2, rows, d_rows)
             grads = torch.autograd.grad(out, leaves, d_out)
-            del out, d_out
-            reason = self._check_gradients(pattern, grads, (q, k, v), rows, d_rows, key, seen)
-        changed = zip("qkv", before, (q, k, v), strict=True)
-        if reason is None and (names := [n for n, was, x in changed if not torch.equal(was, x)]):
-            reason = f"the call changed its input {', '.join(names)}"
-        return Verdict(reason=reason, seen={"ok": reason is None, **seen})
+            del out
+            wrong = self._check_gradients(pattern, grads, (q, k, v), rows, d_rows, key, seen)
+            if wrong is None:
+                again = torch.autograd.grad(
+                    pattern.attend(*leaves, scale=scale, backend=backend), leaves, d_out
+                )
+                wrong = _accumulated(leaves, grads, again, seen)
+        wrong = restored((q, k, v), before) or wrong
+        return Verdict(wrong=wrong, seen={"ok": wrong is None, **seen})
 
     def _check_gradients(
         self,
@@ -119,17 +138,73 @@ class Checker:
         d_rows: Tensor,
         key: tuple[Any, ...],
         seen: dict[str, Any],
-    ) -> str | None:
+    ) -> Wrong | None:
         for name, grad, x in zip(_NAMES[1:], grads, inputs, strict=True):
-            if reason := _why_malformed(name, grad, x.shape, x):
-                return reason
+            if wrong := _why_malformed(name, grad, x.shape, x):
+                return wrong
         if key not in self._gradients:
             scale = key[-2]
             self._gradients = {key: _expected_gradients(pattern, inputs, rows, d_rows, scale)}
         for name, grad, expected in zip(_NAMES[1:], grads, self._gradients[key], strict=True):
-            if reason := _compare(name, grad, expected, inputs[0].dtype, seen):
-                return reason
+            if wrong := _compare(name, grad, expected, inputs[0].dtype, seen):
+                return wrong
         return None
+
+
+def restored(inputs: Sequence[Tensor], before: Sequence[Tensor]) -> Wrong | None:
+    """Put back what a call wrote to its inputs, and say so."""
+    names = []
+    for name, x, was in zip("qkv", inputs, before, strict=True):
+        if not torch.equal(x, was):
+            x.detach().copy_(was)
+            names.append(name)
+    return Wrong("inputs", f"the call changed its input {', '.join(names)}") if names else None
+
+
+@torch.no_grad()
+def _sees_the_future(
+    pattern: Pattern,
+    backend: str,
+    inputs: Inputs,
+    out: Tensor,
+    rows: Tensor,
+    scale: float | None,
+    seen: dict[str, Any],
+) -> Wrong | None:
+    """Compare the checked rows up to the middle with those of a call with another future."""
+    cut = out.shape[2] // 2
+    past = torch.unique(torch.cat([rows[rows <= cut], rows.new_tensor([cut])]))
+    changed = (torch.cat([x[:, :, : cut + 1], -x[:, :, cut + 1 :].flip(2)], 2) for x in inputs)
+    again = pattern.attend(*changed, scale=scale, backend=backend)
+    error = float((again[:, :, past].double() - out[:, :, past].double()).abs().max())
+    bound = _PLAIN_FACTOR * seen["output"]["bound"]
+    seen["future"] = {"error": error, "bound": bound}
+    if error <= bound:
+        return None
+    return Wrong(
+        "causality",
+        f"another future changes the output up to token {cut} by {error:.2g}; "
+        f"{bound:.2g} is allowed",
+    )
+
+
+def _accumulated(
+    leaves: Sequence[Tensor], grads: Sequence[Tensor], again: Sequence[Tensor], seen: dict[str, Any]
+) -> Wrong | None:
+    """A second backward pass returns the same gradients, and leaves none behind."""
+    if names := [name for name, x in zip("qkv", leaves, strict=True) if x.grad is not None]:
+        return Wrong(
+            "accumulation", f"the backward pass left gradients in .grad of {', '.join(names)}"
+        )
+    for name, one, other in zip(_NAMES[1:], grads, again, strict=True):
+        error, bound = float((one - other).abs().max()), _PLAIN_FACTOR * seen[name]["bound"]
+        if not error <= bound:
+            return Wrong(
+                "accumulation",
+                f"a second backward pass gives a {name} that differs by {error:.2g}; "
+                f"{bound:.2g} is allowed",
+            )
+    return None
 
 
 def _few(rows: Tensor) -> Tensor:
@@ -165,31 +240,32 @@ def _poison(q: Tensor, v: Tensor) -> None:
     torch.full((*q.shape[:3], v.shape[3]), torch.nan, dtype=q.dtype, device=q.device)
 
 
-def _why_malformed(name: str, x: Tensor, shape: Sequence[int], like: Tensor) -> str | None:
+def _why_malformed(name: str, x: Tensor, shape: Sequence[int], like: Tensor) -> Wrong | None:
     for what, got, wanted in (
         ("shape", list(x.shape), list(shape)),
         ("dtype", x.dtype, like.dtype),
         ("device", x.device, like.device),
     ):
         if got != wanted:
-            return f"the {name} has {what} {got}, expected {wanted}"
+            return Wrong(what, f"the {name} has {what} {got}, expected {wanted}")
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
-        return f"the {name} holds NaN or Inf in {bad} of {x.numel()} places"
+        return Wrong("finite", f"the {name} holds NaN or Inf in {bad} of {x.numel()} places")
     return None
 
 
 def _compare(
     name: str, found: Tensor, expected: _Expected, dtype: torch.dtype, seen: dict[str, Any]
-) -> str | None:
+) -> Wrong | None:
     error = float((found.double() - expected.value).abs().max())
     roundings = _ROUNDINGS.get(dtype, 8.0) * torch.finfo(dtype).eps
     bound = _PLAIN_FACTOR * expected.plain_error + roundings * expected.largest
     seen[name] = {"error": error, "bound": bound}
     if not error <= bound:
-        return (
+        return Wrong(
+            "definition",
             f"the {name} is {error:.2g} from the definition at the worst place; "
-            f"{bound:.2g} is allowed"
+            f"{bound:.2g} is allowed",
         )
     share = _share(found.double() - expected.value, expected.sizes)
     many = _ROW_ROUNDINGS if len(expected.sizes) > 1 else _ROUNDINGS.get(dtype, 8.0)
@@ -197,7 +273,9 @@ def _compare(
     seen[name] |= {"share": share, "share_bound": allowed}
     if share <= allowed:
         return None
-    return f"the {name} is off by {share:.2g} of its own size; {allowed:.2g} is allowed"
+    return Wrong(
+        "definition", f"the {name} is off by {share:.2g} of its own size; {allowed:.2g} is allowed"
+    )
 
 
 def _sizes(x: Tensor, count: int) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.case import CostCase
-from attnbench.check import Checker
+from attnbench.check import Checker, restored
+from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.memory import Backward, Forward, measure_memory
 from attnbench.outcome import Ended
@@ -94,6 +95,15 @@ def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
     )
 
 
+def fingerprint(inputs: CostInputs) -> tuple[int, ...]:
+    """A number for each of q, k, v that nearly any change to the first copy would change."""
+    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+    return tuple(
+        int(x.detach().view(kinds[x.element_size()]).sum(dtype=torch.int64))
+        for x in inputs.copies[0]
+    )
+
+
 def choose(case: CostCase, inputs: CostInputs) -> Chosen:
     """What this case would run.
 
@@ -118,7 +128,11 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
     """
     first = inputs.copies[0]
     call, device = make_call(case, chosen, inputs), first[0].device
+    before = [x.detach().clone() for x in first]
     first_call_s = _seconds(call, device)
+    if wrong := restored(first, before):
+        raise Ended("wrong", wrong.reason, {FIRED: {wrong.guard: wrong.reason}})
+    del before
     verdict = checker.check(
         chosen.pattern,
         chosen.implementation.backend,
@@ -127,8 +141,9 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         seed=case.seed,
         gradients=case.pass_ != "fwd",
     )
-    if verdict.reason is not None:
-        raise Ended("wrong", verdict.reason, {"check": verdict.seen})
+    if (wrong := verdict.wrong) is not None:
+        seen = {"check": verdict.seen, FIRED: {wrong.guard: wrong.reason}}
+        raise Ended("wrong", wrong.reason, seen)
     forward, backward = _halves(case, chosen, inputs)
     memory = measure_memory(forward, backward, (*first, inputs.d_out))
     return Sized(

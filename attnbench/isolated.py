@@ -1,6 +1,7 @@
 """A device's worker, kept going: what breaks it gets a record, and the group is done without it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from attnbench.case import AnyCase, Group, case_key
@@ -61,52 +62,49 @@ class Isolated:
         left = {case_key(case): case for case in todo}
         lost: dict[str, Ended] = {}
         blameless = 0
-        while left:
-            step = Step(what="inputs")
-            worker = self._ready()
-            order = Job(group=group, todo=tuple(left.values()), budget_s=budget_s, lost=lost)
-            worker.send(order)
-            broken: Broken | None = None
-            last: Record | None = None
-            try:
-                while broken is None:
-                    message = worker.receive(self._timeout_s)
-                    if isinstance(message, Broken):
-                        broken = message
-                    elif "step" in message:
-                        step = _step(message["step"])
-                        blameless = 0 if step.case_key else blameless
-                    elif "record" in message:
-                        last = message["record"]
-                        left.pop(last["case_key"], None)
-                        yield last
-                    elif "gone" in message:
-                        if last is not None and last["case_key"] == step.case_key:
-                            lost[step.name] = Ended(last["status"], last["reason"])
-                        break
-                    elif "refused" in message:
-                        raise CannotWrite(message["refused"])
-                    else:
-                        return
-            except BaseException:  # also where nobody wants the rest of the records
+        while left and not self._finished:
+            attempt = _Attempt()
+            job = Job(group=group, todo=tuple(left.values()), budget_s=budget_s, lost=lost)
+            for found in self._attempt(job, attempt):
+                left.pop(found["case_key"], None)
+                yield found
+            if attempt.done or self._finished:
+                return
+            step, ended = attempt.step, attempt.ended
+            blameless = blameless + 1 if step.case_key is None else 0
+            if step.case_key is not None:
+                lost[step.name] = lost[step.case_key] = ended
+                # Its record may be known already, or nobody asked for one.
+                culprits = [left.pop(step.case_key)] if step.case_key in left else []
+            else:
+                culprits = [*left.values()] if blameless == _BLAMELESS else []
+                left = {} if culprits else left
+            for case in culprits:
+                yield self._record(case, group, ended)
+
+    def _attempt(self, job: Job, attempt: "_Attempt") -> Iterator[Record]:
+        """Have a group measured once; `attempt` then tells how that went."""
+        worker = self._ready()
+        worker.send(job)
+        try:
+            while not attempt.over:
+                message = worker.receive(self._timeout_s)
+                if isinstance(message, Broken):
+                    attempt.broke(message)
+                elif "step" in message:
+                    attempt.step = _step(message["step"])
+                elif "record" in message:
+                    attempt.last = message["record"]
+                    yield message["record"]
+                elif "gone" in message:
+                    attempt.lost_device(message["gone"])
+                elif "refused" in message:
+                    raise CannotWrite(message["refused"])
+                else:
+                    attempt.done = True
+        finally:
+            if not attempt.done:  # also where nobody wants the rest of the records
                 self.close()
-                raise
-            self.close()
-            if self._finished:
-                return
-            if broken is None:
-                continue
-            ended = _ended(broken, step)
-            if step.case_key is None:
-                blameless += 1
-                if blameless < _BLAMELESS:
-                    continue
-                for case in left.values():
-                    yield self._record(case, group, ended)
-                return
-            lost[step.name] = lost[step.case_key] = ended
-            if (culprit := left.pop(step.case_key, None)) is not None:
-                yield self._record(culprit, group, ended)
 
     def close(self) -> None:
         """End the process; the next group gets a new one."""
@@ -145,6 +143,39 @@ class Isolated:
     def _expected(self) -> Origin:
         assert self._origin is not None, "belongs_to comes first"
         return self._origin
+
+
+@dataclass(kw_only=True)
+class _Attempt:
+    """How far a group came, and how that ended."""
+
+    step: Step = field(default_factory=lambda: Step(what="inputs"))
+    last: Record | None = None
+    done: bool = False
+    failed: Ended | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.done or self.failed is not None
+
+    @property
+    def ended(self) -> Ended:
+        assert self.failed is not None
+        return self.failed
+
+    def broke(self, broken: Broken) -> None:
+        self.failed = _ended(broken, self.step)
+
+    def lost_device(self, said: str) -> None:
+        """The last record is that of the case that broke the device."""
+        if self.last is not None and self.last["status"] != "ok":
+            self.failed = Ended(self.last["status"], self.last["reason"], self.last["guards"])
+            if self.last["case_key"] != self.step.case_key:
+                key = self.last["case_key"]
+                self.step = Step(what=self.step.what, name=key, case_key=key)
+        else:
+            self.failed = Ended("crashed", said)
+        self.failed.implementation = self.step.implementation
 
 
 def _step(document: Mapping[str, Any]) -> Step:

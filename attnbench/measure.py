@@ -72,7 +72,7 @@ class Measurer:
                 if name in lost:
                     raise Ended(
                         "skipped",
-                        f"on another layer it ended as {lost[name].status}, and its process with it: "
+                        f"on another layer it ended as {lost[name].status}, with its process: "
                         f"--retry {lost[name].status},skipped does both again",
                     )
                 if time.perf_counter() > end:

@@ -11,7 +11,15 @@ import torch
 
 from attnbench.case import CostCase, Group, case_key
 from attnbench.check import Checker
-from attnbench.contender import CostInputs, Sized, choose, load_inputs, own_stream, size
+from attnbench.contender import (
+    CostInputs,
+    Sized,
+    choose,
+    fingerprint,
+    load_inputs,
+    own_stream,
+    size,
+)
 from attnbench.guards import spread, with_fired
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
@@ -99,7 +107,9 @@ class CostMeasurer:
                 if isinstance(one, Sized)
             }
             ready = [x for x in found.values() if isinstance(x, Sized)]
+            was = fingerprint(inputs)
             timed, first = self._time(ready, inputs, clock, steps)
+            flags = _flags(was, fingerprint(inputs))
             del inputs
             failed = {name: ending(one.error) for name, one in timed.items() if one.error}
             found |= failed
@@ -120,7 +130,8 @@ class CostMeasurer:
         }
         for case in cases:
             if case_key(case) in wanted:
-                yield self._record(case, group, measured[name_of[case_key(case)]], dense)
+                made = self._record(case, group, measured[name_of[case_key(case)]], dense)
+                yield with_fired(made, flags) if made["status"] == "ok" else made
 
     def _prepare(
         self, case: CostCase, inputs: CostInputs, found: dict[str, Sized | Ended], clock: "_Budget"
@@ -246,6 +257,13 @@ class _Budget:
 
 def _timing_s(call_s: float) -> float:
     return _LEAST_TIMING_S + _LEAST_CALLS * call_s
+
+
+def _flags(before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, str]:
+    """Where a call that was well in its check wrote to the inputs of all."""
+    if before == after:
+        return {}
+    return {"inputs": "while the group was timed, some call in it changed the inputs of all"}
 
 
 def _gone(ended: Ended, device: torch.device) -> DeviceLost | None:

@@ -6,6 +6,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from attnbench.guards import fired
+
 
 class Progress:
     """Tells of records as they come; a bar on a terminal."""
@@ -58,4 +60,6 @@ def line(record: Mapping[str, Any]) -> str:
     time = record["time"]
     ratio = time["ratio_to_dense"]
     told = f"{what}: {time['cold_ms']['median']:.4g} ms"
-    return told if ratio is None else f"{told}, {ratio['median']:.3g}x {ratio['dense']}"
+    if ratio is not None:
+        told += f", {ratio['median']:.3g}x {ratio['dense']}"
+    return told + "".join(f"; {name}: {said}" for name, said in fired(record).items())

@@ -52,7 +52,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment() | environment,
+                env={**_environment(), **environment},
                 start_new_session=True,  # Ctrl-C is the parent's business
             )
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -112,7 +112,7 @@ def test_what_is_right_passes(spec: str, dtype: torch.dtype):
     verdict = examine(pattern(spec), dtype=dtype)
     assert verdict.reason is None
     assert verdict.seen["ok"]
-    assert verdict.seen.keys() == {"ok", "rows", "output", "dq", "dk", "dv"}
+    assert verdict.seen.keys() == {"ok", "rows", "output", "future", "dq", "dk", "dv"}
 
 
 @pytest.mark.parametrize(
