@@ -11,7 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from patterns.errors import Unsupported
 from patterns.full import Full
+
+try:
+    import triton
+    from triton import language as tl
+except ImportError:
+    triton = None
 
 
 class Faulty(Full):
@@ -43,6 +50,9 @@ class Hangs(Faulty):
     name: ClassVar = "hangs"
 
     def spoil(self, out: Tensor, v: Tensor) -> Tensor:
+        if out.is_cuda:
+            torch.cuda._sleep(1 << 50)  # days
+            return out
         while True:
             out = out + 0
 
@@ -62,6 +72,26 @@ class Segfaults(Faulty):
 
     def spoil(self, out: Tensor, v: Tensor) -> Tensor:
         return out + ctypes.string_at(0)[0]
+
+
+if triton is not None:
+
+    @triton.jit
+    def _store_far_away(x):
+        tl.store(x + (1 << 40), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Illegal(Faulty):
+    """Writes to memory that is not its own, which ends the CUDA context of its process."""
+
+    name: ClassVar = "illegal"
+
+    def spoil(self, out: Tensor, v: Tensor) -> Tensor:
+        if triton is None or not out.is_cuda:
+            raise Unsupported("an illegal access needs a CUDA device and triton")
+        _store_far_away[(1,)](out)
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)

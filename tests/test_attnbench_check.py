@@ -84,10 +84,72 @@ class OtherDtype(Broken):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherDevice(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return out.to("meta")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OverwritesItsInput(Broken):
     def spoil(self, out: Tensor, q: Tensor) -> Tensor:
         q.data[0, 0, 0, 0] += 1  # as a kernel would, which autograd does not see
         return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeesAhead(Broken):
+    """So does its definition: they agree."""
+
+    def _weights(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+        last = torch.full_like(rows, q.shape[2] - 1)
+        ahead = torch.nn.functional.one_hot(last, q.shape[2]).to(q.dtype)
+        return super()._weights(q, k, rows, scale) / 2 + ahead / 2
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        last = v[:, :, -1:].repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+        return super()._run(q, k, v, scale, backend) / 2 + last / 2
+
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return out
+
+
+class _SumOfGradients(torch.autograd.Function):
+    """Right the first time."""
+
+    total: ClassVar[list[Tensor]] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        _SumOfGradients.total.append(grad)
+        return sum(_SumOfGradients.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumsGradients(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return _SumOfGradients.apply(out)
+
+
+class _KeepsGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, leaf):
+        ctx.leaf = leaf
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.leaf.grad = torch.ones_like(ctx.leaf)
+        return grad, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeavesGradients(Broken):
+    def spoil(self, out: Tensor, q: Tensor) -> Tensor:
+        return _KeepsGradient.apply(out, q)
 
 
 class _HalfGradient(torch.autograd.Function):
@@ -116,21 +178,27 @@ def test_what_is_right_passes(spec: str, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "guard", "said"),
     [
-        (OneRowOff(), "the output is .* from the definition"),
-        (OneHeadOff(), "the output is .* from the definition"),
-        (OneNan(), "the output holds NaN or Inf in 1 of"),
-        (OtherShape(), r"the output has shape \[2, 4, 199, 16\], expected \[2, 4, 200, 16\]"),
-        (OtherDtype(), "the output has dtype torch.float64, expected torch.float32"),
-        (OverwritesItsInput(), "changed its input q"),
-        (WrongGradient(), "the dq is .* from the definition"),
+        (OneRowOff(), "definition", "the output is .* from the definition"),
+        (OneHeadOff(), "definition", "the output is .* from the definition"),
+        (OneNan(), "finite", "the output holds NaN or Inf in 1 of"),
+        (OtherShape(), "shape", r"has shape \[2, 4, 199, 16\], expected \[2, 4, 200, 16\]"),
+        (OtherDtype(), "dtype", "the output has dtype torch.float64, expected torch.float32"),
+        (OtherDevice(), "device", "the output has device meta, expected cpu"),
+        (OverwritesItsInput(), "inputs", "changed its input q"),
+        (WrongGradient(), "definition", "the dq is .* from the definition"),
+        (SeesAhead(), "causality", "another future changes the output up to token 100"),
+        (SumsGradients(), "accumulation", "a second backward pass gives a dq that differs"),
+        (LeavesGradients(), "accumulation", r"left gradients in \.grad of q"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Pattern) else "",
 )
-def test_what_is_wrong_is_found(broken: Pattern, said: str):
+def test_what_is_wrong_is_found(broken: Pattern, guard: str, said: str):
+    _SumOfGradients.total.clear()
     verdict = examine(broken)
-    assert verdict.reason is not None
+    assert verdict.wrong is not None
+    assert verdict.wrong.guard == guard
     assert re.search(said, verdict.reason)
     assert not verdict.seen["ok"]
 

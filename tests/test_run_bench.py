@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 import run_bench
-from attnbench.arguments import lengths, matrix_options, parser
+from attnbench.arguments import lengths, matrix_options, parser, retried
 from attnbench.records import read
 from patterns import PATTERNS, BadInput
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--pattern", "uniform", "--heads", "1", "--dim", "8", "--no-baselines", "--device", "cpu")
+INLINE = ("--engine", "inline")  # most tests need no other process
 
 
 def options(*typed: str) -> dict:
@@ -80,6 +81,13 @@ def test_options_are_only_what_was_asked_for():
         (("run", "--source", "captured:/no/such.file"), "No such file"),
         (("run", "--source", "captured", "--length", "16k"), "up to 8192 tokens"),
         (("run", "--retry", "wrng"), "did you mean 'wrong'"),
+        (("run", "--retry", "oom,timout"), "did you mean 'timeout'"),
+        (("run", "--gpus", "all"), "--gpus needs --device cuda"),
+        (("run", "--workers", "0"), "--workers expects a number from 1 to"),
+        (("run", "--workers", "two"), "--workers expects a number from 1 to"),
+        (("run", "--engine", "inline", "--workers", "1"), "needs worker processes"),
+        (("run", "--timeout", "0"), "--timeout must be more than 0"),
+        (("run", "--plugin", "no-such.py", "--engine", "inline"), "expects a Python file"),
         (("run", "--budget", "0"), "--budget must be more than 0"),
         (("run", "--backend", "egaer"), "did you mean 'eager'"),
         (("inspect", "local", "--layer", "99"), "no layer '99'"),
@@ -97,6 +105,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert out == ""
 
 
+def test_statuses_to_retry_may_be_listed():
+    assert retried(None) == ()
+    assert retried(["oom,timeout", "crashed"]) == ("oom", "timeout", "crashed")
+
+
 @pytest.mark.parametrize("typed", [["frob"], ["run", "--frob"], ["run", "--dtype", "int8"]])
 def test_a_command_line_that_cannot_be_read_is_one_line(
     typed: list[str], capsys: pytest.CaptureFixture[str]
@@ -111,7 +124,7 @@ def test_run_measures_and_goes_on_and_export_thins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run, thin = tmp_path / "run", tmp_path / "thin"
-    typed = ["run", *TINY, "--length", "32..64", "--out", str(run), "--source", "needle"]
+    typed = ["run", *TINY, *INLINE, "--length", "32..64", "--out", str(run), "--source", "needle"]
     assert run_bench.main(typed) == 0
     assert "4 ok" in capsys.readouterr().out
     before = (run / "records.jsonl").read_bytes()
@@ -172,7 +185,7 @@ def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
     run = tmp_path / "run"
     asked = ",".join(str(length) for length in range(32, 64))
     command = [
-        sys.executable, "run_bench.py", "run", *TINY, "--pass", "fwd", "--length", asked,
+        sys.executable, "run_bench.py", "run", *TINY, *INLINE, "--pass", "fwd", "--length", asked,
         "--source", "needle", "--out", str(run),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
