@@ -74,7 +74,7 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase
     from attnbench.machine import facts, machine_id
     from attnbench.measure import Measurer
     from attnbench.outcome import CannotWrite, DeviceLost, Origin
-    from attnbench.plugins import load
+    from attnbench.plugins import load, load_installed
 
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message, ensure_ascii=False) + "\n")
@@ -86,6 +86,7 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase
     if setup.threads is not None:
         torch.set_num_threads(setup.threads)
     load(setup.plugins)
+    load_installed()
     found = facts(torch.device(setup.device)) if setup.machine is None else None
     machine = setup.machine if found is None else machine_id(found)
     assert machine is not None

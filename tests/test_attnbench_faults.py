@@ -121,9 +121,7 @@ def test_the_guard_that_fired_is_named(faulty: dict, name: str, guard: str):
         ("segfaults", "died of SIGSEGV", "Segmentation fault"),
     ],
 )
-def test_what_a_process_printed_at_its_end_is_kept(
-    faulty: dict, name: str, how: str, printed: str
-):
+def test_what_a_process_printed_at_its_end_is_kept(faulty: dict, name: str, how: str, printed: str):
     process = faulty[name]["guards"]["process"]
     assert process["how"] == how
     assert printed in process["output"]

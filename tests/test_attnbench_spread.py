@@ -1,0 +1,122 @@
+"""Groups go to places: each to one, all of them, at the same time, within the time there is."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from attnbench.case import CostCase, Group
+from attnbench.places import Place, places
+from attnbench.spread import Began, Hooks, spread
+from patterns.errors import BadInput
+
+
+def group(length: int, count: int = 2) -> tuple[Group, tuple[CostCase, ...]]:
+    cases = tuple(
+        CostCase(
+            asked=f"p{number}", pattern="full", backend="auto", causal=True, length=length,
+            heads=1, kv_heads=1, dim=8, dtype="float32", device="cpu", seed=0, pass_="fwd", batch=1,
+        )
+        for number in range(count)
+    )  # fmt: skip
+    return Group(id=f"g{length}", cases=cases), cases
+
+
+class Fake:
+    """A place that notes what it was given; `meet` makes all places wait for each other."""
+
+    def __init__(self, meet: threading.Barrier | None = None, error: Exception | None = None):
+        self.given, self.shares, self._meet, self._error = [], [], meet, error
+
+    def __call__(
+        self, group: Group, todo: Sequence[Any], budget_s: float
+    ) -> Iterator[dict[str, Any]]:
+        self.given.append(group.id)
+        self.shares.append(budget_s)
+        if self._error is not None:
+            raise self._error
+        time.sleep(0.005)
+        if self._meet is not None:
+            self._meet.wait(timeout=20)
+        yield from ({"group": group.id, "case": one.asked} for one in todo)
+
+
+HOOKS = Hooks(
+    before=lambda group, cases: ((group, cases), []),
+    skipped=lambda group, cases: iter([{"skipped": group.id}] * len(cases)),
+    after=lambda group: None,
+)
+GO = SimpleNamespace(asked=False)
+
+
+def records(found: Iterator[Any]) -> list[dict[str, Any]]:
+    return [one for one in found if not isinstance(one, Began)]
+
+
+def test_two_places_work_at_the_same_time_and_a_group_stays_in_one():
+    meet = threading.Barrier(2)  # which one place alone would wait at for ever
+    pair = [Fake(meet), Fake(meet)]
+    groups = [group(length) for length in (16, 32, 64, 128)]
+    found = records(spread(groups, pair, 60.0, GO, HOOKS))
+    assert sorted(pair[0].given + pair[1].given) == ["g128", "g16", "g32", "g64"]
+    assert len(pair[0].given) == len(pair[1].given) == 2
+    assert len(found) == 8
+    assert len({(one["group"], one["case"]) for one in found}) == 8
+
+
+def test_the_budget_is_what_one_place_would_take():
+    """So that several places are done so much sooner: none gets more time for a group."""
+    meet = threading.Barrier(4)
+    made = [Fake(meet) for _ in range(4)]
+    records(spread([group(16) for _ in range(4)], made, 100.0, GO, HOOKS))
+    shares = [share for one in made for share in one.shares]
+    assert shares == pytest.approx([25.0] * 4, rel=0.05)
+
+
+def test_what_a_group_leaves_of_its_time_goes_to_the_others():
+    made = Fake()
+    records(spread([group(16) for _ in range(4)], [made], 120.0, GO, HOOKS))
+    assert made.shares == pytest.approx([30, 40, 60, 120], rel=0.05)
+
+
+def test_what_is_left_without_time_is_skipped():
+    made = Fake()
+    found = records(spread([group(16)], [made], 0.0, GO, HOOKS))
+    assert made.given == []
+    assert found == [{"skipped": "g16"}] * 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_begins_after_somebody_asked_to_stop(count: int):
+    stop = SimpleNamespace(asked=False)
+    made = [Fake() for _ in range(count)]
+    seen = []
+    for one in spread([group(16 + n) for n in range(50)], made, 60.0, stop, HOOKS):
+        stop.asked = True
+        seen.append(one)
+    assert 1 <= len({one["group"] for one in records(iter(seen))}) < 50
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_in_a_place_comes_out(count: int):
+    made = [Fake(error=BadInput("the disk is full")) for _ in range(count)]
+    with pytest.raises(BadInput, match="the disk is full"):
+        records(spread([group(16), group(32)], made, 60.0, GO, HOOKS))
+
+
+def test_places_on_the_cpu_are_processes_with_one_thread():
+    assert places("cpu") == [Place()]
+    assert [one.threads for one in places("cpu", workers="2")] == [1, 1]
+
+
+def test_places_on_gpus_see_one_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1")
+    assert places("cuda") == [Place()]
+    seen = [one.environment for one in places("cuda", gpus="all")]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["3", "5", "GPU-1"]
+    assert len(places("cuda", gpus="2")) == 2
+    with pytest.raises(BadInput, match="--gpus expects a number from 1 to 3, got '4'"):
+        places("cuda", gpus="4")
