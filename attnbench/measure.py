@@ -2,15 +2,19 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnbench import fidelity, maps
 from attnbench.case import AnyCase, CostCase, FidelityCase, Group, as_dict, case_key
+from attnbench.check import restored
+from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.measure_cost import CostMeasurer, Protocol
 from attnbench.outcome import CannotWrite, Ended, Origin, confirm_device, ending, record
@@ -86,7 +90,8 @@ class Measurer:
                     self._announce(Step(what="inputs"))
                     layer = _Layer.load(case)
                 self._announce(Step(what="fidelity", name=name, case_key=key))
-                found = self._judged(case, layer, group.map_bins.get(key, 0))
+                with layer.guarded():
+                    found = self._judged(case, layer, group.map_bins.get(key, 0))
             except CannotWrite:  # no fault of the pattern
                 raise
             except Exception as error:  # whatever a pattern raises is its own ending
@@ -155,6 +160,36 @@ class _Layer:
     case: FidelityCase  # the first one that needed them
     inputs: Inputs
     shared: Reference
+    kept: tuple[tuple[Tensor, ...], ...]  # what all patterns read, as it was
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Put back what a pattern writes to what all share.
+
+        Raises:
+            Ended: as `wrong`, where it wrote something, whatever it raised thereafter.
+        """
+        try:
+            yield
+        except CannotWrite:
+            raise
+        except Exception:
+            self._put_back()
+            raise
+        self._put_back()
+
+    def _put_back(self) -> None:
+        found = [restored(x, before) for x, before in zip(self._read(), self.kept, strict=True)]
+        for wrong in filter(None, found):
+            raise Ended("wrong", wrong.reason, {FIRED: {wrong.guard: wrong.reason}}) from None
+
+    def _read(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        one, shared, precise = self.inputs, self.shared, self.shared.precise
+        return [
+            (one.q, one.k, one.v),
+            (shared.q, shared.k, shared.v),
+            (precise.q, precise.k, precise.v),
+        ]
 
     @classmethod
     def load(cls, case: FidelityCase) -> "_Layer":
@@ -172,4 +207,8 @@ class _Layer:
         )
         dtype = getattr(torch, case.dtype)
         shared = reference(inputs, causal=case.causal, dtype=dtype, seed=case.seed)
-        return cls(case=case, inputs=inputs, shared=shared)
+        kept = tuple(
+            tuple(one.detach().clone() for one in (x.q, x.k, x.v))
+            for x in (inputs, shared, shared.precise)
+        )
+        return cls(case=case, inputs=inputs, shared=shared, kept=kept)

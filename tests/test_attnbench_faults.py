@@ -36,6 +36,27 @@ def bench(run: Path, *typed: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+ALL_FAULTS = """
+import sys
+from pathlib import Path
+from attnbench import engine, plugins
+from attnbench.matrix import Matrix
+from attnbench.measure_cost import Protocol
+from attnbench.places import Place
+from attnbench.presets import Plan
+
+run, plugin, *names = sys.argv[1:]
+plugins.load([Path(plugin)])
+part = Matrix(
+    patterns=tuple(names), lengths=(32,), sources=("gaussian",), heads=1, kv_heads=1, dim=8,
+    dtype="float32", device="cpu",
+)
+sys.exit(engine.run(
+    Plan(preset="test", parts=(part,), budget_s=300), Path(run), protocol=Protocol(bound=1.0),
+    places=[Place(threads=1)], timeout_s=4, plugins=[Path(plugin)],
+).exit_code)
+"""
+
 FAULTS = ("nan", "hungry", "hangs", "exits", "segfaults", "dies-late", "writes", "peeks")
 
 
@@ -43,11 +64,14 @@ FAULTS = ("nan", "hungry", "hangs", "exits", "segfaults", "dies-late", "writes",
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Groups with all of them in it, among those that are well."""
     run = tmp_path_factory.mktemp("faulty") / "run"
-    asked = [word for name in (*FAULTS, "local") for word in ("--pattern", name)]
-    done = bench(
-        run, "--plugin", str(PLUGIN), *asked, "--length", "32", "--pass", "fwd",
-        "--source", "gaussian", "--timeout", "4", "--budget", "0.2",
-    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_FAULTS, str(run), str(PLUGIN), *FAULTS, "local"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     return read(run)
@@ -90,6 +114,7 @@ def test_a_fault_is_recorded_as_what_it_is(faulty: dict, name: str, status: str,
         ("hangs", "timeout"),
         ("exits", "crashed"),
         ("segfaults", "crashed"),
+        ("writes", "wrong"),
         ("local", "ok"),
     ],
 )
