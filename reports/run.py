@@ -38,6 +38,13 @@ class Run:
         ]
         return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
+    @property
+    def marked(self) -> pd.DataFrame:
+        """Every case with a result of which a guard fired."""
+        parts = [one for one in (self.cost, self.windows, self.fidelity) if len(one)]
+        parts = [one[one.fired != ""] for one in parts]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
     def only(self, **changes: Any) -> "Run":
         """The same run with some of its parts replaced."""
         return dataclasses.replace(self, **changes)

@@ -113,6 +113,14 @@ def failures(failed: pd.DataFrame) -> Table:
     return Table(key="failures", title="Cases without a result", frame=pd.DataFrame(rows))
 
 
+def marked(found: pd.DataFrame) -> Table:
+    """Every case that a guard marked, with what it says."""
+    named = {"line": "pattern", "length": "length", "group": "group", "fired": "guard"}
+    frame = found.reindex(columns=list(named)).rename(columns=named)
+    formats = {"length": lambda n: size_text(int(n))}
+    return Table(key="marked", title="Cases that a guard marked", frame=frame, formats=formats)
+
+
 def plain(
     key: str, title: str, frame: pd.DataFrame, named: dict[str, str], formats: dict[str, object]
 ) -> Table:

@@ -1,5 +1,6 @@
 """Every number of the report, against numbers worked out by hand."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from reports.frame import masks, names, parents, scaling, spread, tidy, tradeoff
 from reports.frame.layers import on_common_layers
 from reports.frame.maps import Map, mass_by_distance, mean_variation, pooled, row_profile
 from reports.run import read
+from reports.sections import about
 
 
 def cost_rows(*rows: dict[str, Any]) -> pd.DataFrame:
@@ -424,3 +426,31 @@ def test_a_speed_up_whose_interval_holds_one_is_unclear():
 def test_noise_is_half_the_interval_of_the_median_case():
     frame = cost_rows({"asked": "a", "ms": 2.0, "ms_low": 1.0, "ms_high": 2.0, "length": 64})
     assert verdict.noise(frame) == 0.25
+
+
+def test_what_a_guard_marked_is_marked_wherever_its_line_is_named(tmp_path: Path):
+    folder = make(tmp_path / "run", lengths=(1024, 2048), captured=(2048,), passes=("fwd",))
+    path = folder / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    (one,) = (
+        x
+        for x in records
+        if x["kind"] == "cost" and x["case"]["asked"] == "strided" and x["case"]["length"] == 2048
+    )
+    one["guards"] = {"check": {"ok": True}, "fired": {"spread": "the median is known to ±15% only"}}
+    failed = next(x for x in records if x["kind"] == "cost" and x["status"] != "ok")
+    failed["guards"] = {"fired": {"finite": "NaN"}}
+    path.write_text("".join(json.dumps(x) + "\n" for x in records))
+    run = read(folder)
+    marked = run.cost[run.cost.line.str.endswith("†")]
+    assert set(marked.asked) == {"strided"}
+    assert sorted(marked.length) == [1024, 2048]
+    assert not run.fidelity.line.str.contains("†").any()
+    (row,) = run.marked.itertuples()
+    assert (row.asked, row.length) == ("strided", 2048)
+    assert row.fired == "spread: the median is known to ±15% only"
+    (failures, *_) = about.sections(run)
+    table = failures.blocks[-1]
+    assert table.title == "Cases that a guard marked"
+    assert table.frame.to_dict("records")[0]["guard"] == row.fired
+    assert "Numbers to doubt: 1," in str(failures.blocks[-2])

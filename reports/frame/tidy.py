@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench import PATTERNS
+from reports.frame.marks import fired, marked_lines
 from reports.frame.names import by_number, labels, name_of
 
 SHAPE = ["causal", "batch", "heads", "kv_heads", "dim", "dtype", "device", "machine", "source"]
@@ -218,6 +219,8 @@ def _tidy(
         label if backend in ("auto", "") else f"{label} ({backend})"
         for label, backend in zip(frame["label"], frame["backend"], strict=True)
     ]
+    frame["fired"] = fired(rows)
+    frame["line"] = marked_lines(frame)
     order = [key for key in ("name", "asked", "backend", "length", "layer") if key in frame]
     return frame.sort_values(
         [*order, "case_key"], kind="stable", key=lambda one: one.map(by_number)

@@ -4,10 +4,12 @@ import shlex
 from typing import Any
 
 from reports.chart import Chart, Table
+from reports.frame.marks import MARK
 from reports.html import bullets, definitions, escape, paragraph
 from reports.run import Run
 from reports.sections import Section
 from reports.tables import failures as failures_table
+from reports.tables import marked as marked_table
 from reports.text import DASH, bytes_text, joined
 
 _MEANING = {
@@ -26,24 +28,33 @@ def sections(run: Run) -> list[Section]:
 
 
 def _failures(run: Run) -> Section:
-    failed = run.failures
+    failed, doubtful = run.failures, _doubtful(run)
     total = len(run.cost) + len(run.windows) + len(run.fidelity)
     if len(failed) == 0:
         said = f"All {total} cases ended well." if total else "This run holds no cases at all."
-        return Section(key="failures", title="Failures", blocks=(paragraph(said, "empty"),))
+        blocks: list[str | Chart | Table] = [paragraph(said, "empty"), *doubtful]
+        return Section(key="failures", title="Failures", blocks=tuple(blocks))
     counts = failed.status.value_counts().sort_index()
     lines = [
         f"{n} {status}: {_MEANING.get(status, 'see the reasons')}"
         for status, n in zip(map(str, counts.index), counts, strict=True)
     ]
-    blocks: list[str | Chart | Table] = [
+    blocks = [
         paragraph(
             f"{len(failed)} of {total} cases have no result. None of them is left out silently."
         ),
         bullets(lines),
         failures_table(failed),
+        *doubtful,
     ]
     return Section(key="failures", title="Failures", blocks=tuple(blocks))
+
+
+def _doubtful(run: Run) -> list[str | Chart | Table]:
+    if len(found := run.marked) == 0:
+        return []
+    said = f"Numbers to doubt: {len(found)}, by the guards. {MARK} stands behind their patterns."
+    return [paragraph(said), marked_table(found)]
 
 
 def _environment(run: Run) -> Section:
