@@ -74,6 +74,13 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, text: str | None
     assert list(PATTERNS) == before
 
 
+def test_a_file_that_was_mended_can_be_loaded(tmp_path: Path):
+    for broken in ("x = 1", "1 / 0"):
+        with pytest.raises(BadInput):
+            plugins.load([file(tmp_path, broken)])
+    assert plugins.load([file(tmp_path, GOOD.format(name="aardvark"))]) == ("aardvark",)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
