@@ -12,6 +12,8 @@ def fired(records: pd.DataFrame) -> list[str]:
     Cases without a result are left out: their reason says what happened.
     """
     names = [column for column in records.columns if str(column).startswith(_BEGIN)]
+    if not names:
+        return [""] * len(records)
     found = []
     for _, row in records.iterrows():
         said = {name.removeprefix(_BEGIN): row[name] for name in names}
