@@ -45,6 +45,7 @@ class Worker:
         handle, name = tempfile.mkstemp(prefix="attnbench-worker-", suffix=".log")
         os.close(handle)
         self._log = Path(name)
+        self._printed = self._log.open("rb")
         self._kills_before = _memory_kills()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -55,6 +56,8 @@ class Worker:
                 env={**_environment(), **environment},
                 start_new_session=True,  # Ctrl-C is the parent's business
             )
+        if sys.platform != "win32":  # both hold it open: a kill leaves no file behind
+            self._log.unlink()
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._mark = 0
         threading.Thread(target=self._read, daemon=True).start()
@@ -84,10 +87,10 @@ class Worker:
 
     def output(self) -> str:
         """The last of what was printed since the step began, without the folders in it."""
-        try:
-            content = self._log.read_bytes()
-        except OSError:
+        if self._printed.closed:
             return ""
+        self._printed.seek(0)
+        content = self._printed.read()
         mark = self._mark if self._mark <= len(content) else 0
         text = content[mark:].decode(errors="replace").strip()
         return re.sub(r'(File ")[^"\n]*[/\\]', r"\1", text)[-_TAIL:]
@@ -105,7 +108,7 @@ class Worker:
             assert self._process.stdin is not None
             self._process.stdin.close()
         if not keep_output:
-            self._log.unlink(missing_ok=True)
+            self._forget_output()
 
     def _ended(self) -> Broken:
         """It ended by itself: by which signal, or with which exit code."""
@@ -125,10 +128,14 @@ class Worker:
 
     def _broken(self, status: Status, how: str) -> Broken:
         output = self.output()
-        self._log.unlink(missing_ok=True)
+        self._forget_output()
         if status == "crashed" and any(part in output.lower() for part in _SHORTAGE):
             status = "oom"
         return Broken(status=status, how=how, output=output)
+
+    def _forget_output(self) -> None:
+        self._printed.close()
+        self._log.unlink(missing_ok=True)
 
     def _trace(self) -> None:
         """Have it write where it is."""
