@@ -1,0 +1,97 @@
+"""What the kernels share: loading tiles, and one step of an online softmax.
+
+Letters: M queries of a tile, N keys of a tile, D head width padded to a power of two.
+Scores are in units of log 2, so that `exp2`, which is one instruction, serves.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_tile(
+    base,
+    first,
+    limit,
+    stride,
+    dim,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WHOLE: tl.constexpr,
+    CHECK: tl.constexpr,
+):
+    """Rows `first` onwards as [ROWS, WIDTH]; zeros from row `limit` on (if CHECK) and past `dim`."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    # One 64-bit product a tile: the whole tensor may have more than 2**31 numbers, a tile has not.
+    place = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
+    if CHECK:
+        inside = (first + row)[:, None] < limit
+        if not WHOLE:
+            inside = inside & (column < dim)[None, :]
+        return tl.load(place, mask=inside, other=0.0)
+    if not WHOLE:
+        return tl.load(place, mask=(column < dim)[None, :], other=0.0)
+    return tl.load(place)
+
+
+@triton.jit
+def store_tile(
+    base,
+    tile,
+    first,
+    limit,
+    stride,
+    dim,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Write the rows `first` onwards that lie before `limit`."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    place = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
+    inside = ((first + row)[:, None] < limit) & (column < dim)[None, :]
+    tl.store(place, tile.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def softmax_step(
+    accumulator,
+    total,
+    peak,
+    q,
+    k,
+    v,
+    bias,
+    visible,
+    scale,
+    MASKED: tl.constexpr,
+    BIASED: tl.constexpr,
+    FOLDED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add the keys [N, D] of one tile to the running softmax of the queries [M, D].
+
+    FOLDED: the scale is positive, so that it commutes with the maximum and enters the exponent by
+    a fused multiplication and addition.
+    """
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    if BIASED:
+        scores = scores * scale + bias[None, :]
+    elif not FOLDED:
+        scores = scores * scale
+    if MASKED:
+        scores = tl.where(visible, scores, float("-inf"))
+    if FOLDED and not BIASED:
+        risen = tl.maximum(peak, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - risen[:, None])
+    else:
+        risen = tl.maximum(peak, tl.max(scores, 1))
+        weights = tl.exp2(scores - risen[:, None])
+    shrink = tl.exp2(peak - risen)
+    total = total * shrink + tl.sum(weights, 1)
+    accumulator = accumulator * shrink[:, None]
+    accumulator = tl.dot(weights.to(v.dtype), v, accumulator, input_precision=PRECISION)
+    return accumulator, total, risen
