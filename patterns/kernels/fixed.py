@@ -36,7 +36,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         found: Tensor = _Function.apply(q, k, v, form)  # type: ignore[no-untyped-call]
         return found
-    return forward(q, k, v, form)[0]
+    return forward(q, k, v, form, indexed=False)[0]
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,11 @@ class _Launch:
     @property
     def shape(self) -> dict[str, Any]:
         """Constants that every kernel takes."""
-        width = self.width
-        return {"BLOCK": self.form.block, "WIDTH": width, "WHOLE": width == self.q.shape[3]}
+        return {
+            "BLOCK": self.form.block,
+            "DIM": self.q.shape[3],
+            "WIDTH": self.width,
+        }
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -98,6 +101,7 @@ class _Launch:
         form = self.form
         return {
             **self.shape,
+            "NEAR": form.near,
             "CAUSAL": form.causal,
             "PLAIN": form.causal and self.sink < form.block,
             "BIASED": self.biased,
@@ -126,8 +130,14 @@ def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> tuple[Tensor,
     )
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> tuple[Tensor, ...]:
-    """The output, and what the backward needs: log-sum-exps, far keys, local distributions."""
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, form: Fixed, *, indexed: bool = True
+) -> tuple[Tensor, ...]:
+    """The output, and what the backward needs: log-sum-exps, far keys, local distributions.
+
+    Args:
+        indexed: a backward will follow, which needs to know where each maximum was.
+    """
     q, k, v = (_rows(x) for x in (q, k, v))
     call = _Launch(q, k, form)
     heads, length, dim = q.shape[1:]
@@ -139,23 +149,26 @@ def forward(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> tuple[Tensor, ...]:
         pooled = tuned.summary_tiles(call.width, form.block)
         fixed_summary.make_summaries[(call.blocks * lines,)](
             q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
-            *strides, length, call.blocks, call.sink, call.scale, heads, call.group, dim,
+            *strides, length, call.blocks, call.sink, call.scale, heads,
             TILE=pooled.keys,
             KIND=KINDS[form.kind],
             SINKS=call.sink > 0,
+            GROUP=call.group,
+            INDEXED=indexed and form.kind == "max",
             **call.shape,
             num_warps=pooled.warps,
         )  # fmt: skip
-    tiles = tuned.forward_tiles(call.width, call.half).within(form.block)
+    tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
     grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
     fixed_forward.attend_fixed[grid](
         q, k, v, far_key, far_value, far_bias, out, lse,
-        *strides, length, call.blocks, call.sink, form.near, call.scale, heads, call.group, dim,
+        *strides, length, call.blocks, call.sink, call.scale, heads,
         lines,
         M=tiles.queries,
         N=tiles.keys,
         FAR=call.far,
         FOLDED=form.scale > 0,
+        GROUP=call.group,
         **call.reading,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
@@ -178,10 +191,10 @@ def backward(
     strides_q, strides_k, strides_v = q.stride()[:3], k.stride()[:3], v.stride()[:3]
     strides_g = grad.stride()[:3]
     fixed_backward.row_products[(-(-length // _ROWS) * lines,)](
-        out, grad, delta, *strides_g, length, heads, dim,
+        out, grad, delta, *strides_g, length, heads,
         ROWS=_ROWS,
+        DIM=dim,
         WIDTH=width,
-        WHOLE=shape["WHOLE"],
     )  # fmt: skip
 
     keys = tuned.far_tiles(width, call.half)
@@ -197,7 +210,7 @@ def backward(
     if call.far:
         fixed_backward.far_gradients[(columns * splits * lines,)](
             q, grad, lse, delta, far_key, far_value, far_bias, part_key, part_value, part_bias,
-            *strides_q, *strides_g, length, blocks, sink, form.near, call.scale, heads, dim,
+            *strides_q, *strides_g, length, blocks, sink, call.scale, heads,
             lines, splits,
             M=keys.queries,
             N=keys.keys,
@@ -205,14 +218,15 @@ def backward(
             num_warps=keys.warps,
             num_stages=keys.stages,
         )  # fmt: skip
-        pooled = tuned.summary_tiles(width, form.block)
+        pooled = tuned.summary_gradient_tiles(width, form.block)
         fixed_summary.summary_gradients[(blocks * lines,)](
             k, v, query, local_lse, part_key, part_value, part_bias,
             grad_key, grad_value, grad_bias, grad_query, middle,
-            *strides_k, *strides_v, length, blocks, sink, call.scale, heads, group, dim, lines,
+            *strides_k, *strides_v, length, blocks, sink, call.scale, heads, lines,
             splits,
             TILE=pooled.keys,
             KIND=KINDS[form.kind],
+            GROUP=group,
             **shape,
             num_warps=pooled.warps,
         )  # fmt: skip
@@ -221,13 +235,13 @@ def backward(
     dv = torch.empty(v.shape, device=v.device, dtype=v.dtype)
     dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
     owned = tuned.token_tiles(width, call.half).within(form.block)
-    common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far}
+    common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far, "GROUP": group}
     grid = (blocks * -(-form.block // owned.keys) * (lines // group),)
     fixed_backward.token_gradients[grid](
         q, k, v, grad, lse, delta, query, local_lse, first_key,
         grad_key, grad_value, grad_bias, middle, part_key, part_value, dk, dv,
         *strides_q, *strides_k, *strides_v, *strides_g,
-        length, blocks, sink, form.near, call.scale, heads, group, dim, lines, splits,
+        length, blocks, sink, call.scale, heads, lines, splits,
         M=owned.queries,
         N=owned.keys,
         SINKS=sink > 0,
@@ -235,12 +249,12 @@ def backward(
         num_warps=owned.warps,
         num_stages=owned.stages,
     )  # fmt: skip
-    tiles = tuned.query_tiles(width, call.half).within(form.block)
+    tiles = tuned.query_tiles(width, call.half, form.block).within(form.block)
     grid = (blocks * -(-form.block // tiles.queries) * lines,)
     fixed_backward.query_gradients[grid](
         q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq,
         *strides_q, *strides_k, *strides_v, *strides_g,
-        length, blocks, sink, form.near, call.scale, heads, group, dim, lines,
+        length, blocks, sink, call.scale, heads, lines,
         M=tiles.queries,
         N=tiles.keys,
         **common,

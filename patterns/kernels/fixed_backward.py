@@ -10,14 +10,14 @@ writes every number once. Letters as in `patterns.kernels.fixed_summary`.
 import triton
 import triton.language as tl
 
-from patterns.kernels.fixed_forward import far_visible
+from patterns.kernels.fixed_forward import far_visible, ranges, tile_visible
 from patterns.kernels.fixed_summary import MAX, VARIATIONAL
-from patterns.kernels.tiles import load_tile, store_tile
+from patterns.kernels.tiles import COUNTS, load_tile, store_tile
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def row_products(
     out,
     grad,
@@ -27,10 +27,9 @@ def row_products(
     g_row,
     length,
     heads,
-    dim,
+    DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
 ):
     """One program a tile of rows and head."""
     tiles = tl.cdiv(length, ROWS)
@@ -38,8 +37,8 @@ def row_products(
     first = tl.program_id(0) % tiles * ROWS
     grad += (line // heads).to(tl.int64) * g_batch + (line % heads).to(tl.int64) * g_head
     base = line.to(tl.int64) * length
-    x = load_tile(out + base * dim, first, length, dim, dim, ROWS, WIDTH, WHOLE, True)
-    y = load_tile(grad, first, length, g_row, dim, ROWS, WIDTH, WHOLE, True)
+    x = load_tile(out + base * DIM, first, length, DIM, DIM, ROWS, WIDTH, True)
+    y = load_tile(grad, first, length, g_row, DIM, ROWS, WIDTH, True)
     row = first + tl.arange(0, ROWS)
     product = tl.sum(x.to(tl.float32) * y.to(tl.float32), 1)
     tl.store(delta + base + row, product, mask=row < length)
@@ -62,19 +61,18 @@ def key_step(
     start,
     limit,
     scale,
-    dim,
     visible,
+    DIM: tl.constexpr,
     M: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     MASKED: tl.constexpr,
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Add what the queries `start` onwards, before `limit`, give to the gradients of a key tile."""
     row = start + tl.arange(0, M)
-    queries = load_tile(q, start, limit, q_row, dim, M, WIDTH, WHOLE, True)
-    grads = load_tile(grad, start, limit, g_row, dim, M, WIDTH, WHOLE, True)
+    queries = load_tile(q, start, limit, q_row, DIM, M, WIDTH, True)
+    grads = load_tile(grad, start, limit, g_row, DIM, M, WIDTH, True)
     # A row past the limit has weight exp2(-inf) = 0.
     norm = tl.load(lse + row, mask=row < limit, other=float("inf"))
     product = tl.load(delta + row, mask=row < limit, other=0.0)
@@ -93,7 +91,7 @@ def key_step(
     return dk, dv, dbias
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def far_gradients(
     q,
     grad,
@@ -114,17 +112,16 @@ def far_gradients(
     length,
     blocks,
     sink,
-    near,
     scale,
     heads,
-    dim,
     lines,
     splits,
     BLOCK: tl.constexpr,
+    NEAR: tl.constexpr,
+    DIM: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     CAUSAL: tl.constexpr,
     PLAIN: tl.constexpr,
     BIASED: tl.constexpr,
@@ -140,12 +137,12 @@ def far_gradients(
     grad += batch * g_batch + head * g_head
     lse += line.to(tl.int64) * length
     delta += line.to(tl.int64) * length
-    far_key += line.to(tl.int64) * far * dim
-    far_value += line.to(tl.int64) * far * dim
+    far_key += line.to(tl.int64) * far * DIM
+    far_value += line.to(tl.int64) * far * DIM
     far_bias += line.to(tl.int64) * far
     column = first + tl.arange(0, N)
-    keys = load_tile(far_key, first, far, dim, dim, N, WIDTH, WHOLE, True)
-    values = load_tile(far_value, first, far, dim, dim, N, WIDTH, WHOLE, True)
+    keys = load_tile(far_key, first, far, DIM, DIM, N, WIDTH, True)
+    values = load_tile(far_value, first, far, DIM, DIM, N, WIDTH, True)
     bias = 0.0
     if BIASED:
         bias = tl.load(far_bias + column, mask=column < far, other=0.0)
@@ -156,16 +153,16 @@ def far_gradients(
     earliest = 0  # row that may read any column of the tile
     whole = length  # from here on every row reads the whole tile
     if CAUSAL:
-        earliest = (tl.maximum(first - sink, 0) + near + 1) * BLOCK
+        earliest = (tl.maximum(first - sink, 0) + NEAR + 1) * BLOCK
         if PLAIN:
-            whole = tl.maximum(first + N - sink + near, near + 1) * BLOCK
+            whole = tl.maximum(first + N - sink + NEAR, NEAR + 1) * BLOCK
     share = tl.cdiv(tl.cdiv(tl.maximum(length - earliest, 0), splits), M) * M
     start = earliest + split * share
     stop = tl.minimum(start + share, length)
     edge = tl.minimum(start + tl.cdiv(tl.maximum(whole - start, 0), M) * M, stop)
     for step in range(start, edge, M):
         block = (step + tl.arange(0, M)) // BLOCK
-        visible = far_visible(column[:, None], block[None, :], length, sink, near, BLOCK, CAUSAL)
+        visible = far_visible(column[:, None], block[None, :], length, sink, NEAR, BLOCK, CAUSAL)
         dk, dv, dbias = key_step(
             dk,
             dv,
@@ -182,11 +179,10 @@ def far_gradients(
             step,
             stop,
             scale,
-            dim,
             visible,
+            DIM,
             M,
             WIDTH,
-            WHOLE,
             True,
             BIASED,
             PRECISION,
@@ -208,23 +204,22 @@ def far_gradients(
             step,
             stop,
             scale,
-            dim,
             0,
+            DIM,
             M,
             WIDTH,
-            WHOLE,
             False,
             BIASED,
             PRECISION,
         )
     base = (tl.cast(split, tl.int64) * lines + line) * far
-    store_tile(part_key + base * dim, dk * (scale / _LOG2E), first, far, dim, dim, N, WIDTH)
-    store_tile(part_value + base * dim, dv, first, far, dim, dim, N, WIDTH)
+    store_tile(part_key + base * DIM, dk * (scale / _LOG2E), first, far, DIM, DIM, N, WIDTH)
+    store_tile(part_value + base * DIM, dv, first, far, DIM, DIM, N, WIDTH)
     if BIASED:
         tl.store(part_bias + base + column, dbias, mask=column < far)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def token_gradients(
     q,
     k,
@@ -258,18 +253,17 @@ def token_gradients(
     length,
     blocks,
     sink,
-    near,
     scale,
     heads,
-    group,
-    dim,
     lines,
     splits,
     BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,  # query heads a key-value head
+    NEAR: tl.constexpr,
+    DIM: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     CAUSAL: tl.constexpr,
     FAR: tl.constexpr,
     KIND: tl.constexpr,
@@ -278,8 +272,8 @@ def token_gradients(
 ):
     """One program a tile of keys, which lies in one block, and key-value head."""
     tiles: tl.constexpr = (BLOCK + N - 1) // N
-    kv_heads = heads // group
-    kv_lines = lines // group
+    kv_heads = heads // GROUP
+    kv_lines = lines // GROUP
     kv_line = tl.program_id(0) % kv_lines
     number = tl.program_id(0) // kv_lines
     block = number // tiles
@@ -290,11 +284,11 @@ def token_gradients(
     batch, kv_head = kv_line // kv_heads, kv_line % kv_heads
     k += batch.to(tl.int64) * k_batch + kv_head.to(tl.int64) * k_head
     v += batch.to(tl.int64) * v_batch + kv_head.to(tl.int64) * v_head
-    keys = load_tile(k, first, end, k_row, dim, N, WIDTH, WHOLE, True)
-    values = load_tile(v, first, end, v_row, dim, N, WIDTH, WHOLE, True)
+    keys = load_tile(k, first, end, k_row, DIM, N, WIDTH, True)
+    values = load_tile(v, first, end, v_row, DIM, N, WIDTH, True)
     token = first + tl.arange(0, N)
     column = tl.arange(0, WIDTH)
-    inside = column < dim
+    inside = column < DIM
     begin = tl.minimum(tl.maximum(block * BLOCK, sink), end)
     member = (token >= begin) & (token < end)
     count = tl.maximum(end - begin, 1).to(tl.float32)
@@ -303,15 +297,15 @@ def token_gradients(
     extra_k = tl.zeros([N, WIDTH], tl.float32)
     none = tl.zeros([N], tl.float32)
 
-    start = tl.maximum(block - near, 0) * BLOCK
+    start = tl.maximum(block - NEAR, 0) * BLOCK
     edge = start
     if CAUSAL:
         start = first
         edge = first + tl.cdiv(N, M) * M
-    stop = tl.minimum((block + near + 1) * BLOCK, length)
+    stop = tl.minimum((block + NEAR + 1) * BLOCK, length)
     edge = tl.minimum(edge, stop)
-    for member_of_group in range(group):
-        head = kv_head * group + member_of_group
+    for member_of_group in range(GROUP):
+        head = kv_head * GROUP + member_of_group
         line = batch * heads + head
         ours = q + batch.to(tl.int64) * q_batch + head.to(tl.int64) * q_head
         theirs = grad + batch.to(tl.int64) * g_batch + head.to(tl.int64) * g_head
@@ -336,11 +330,10 @@ def token_gradients(
                     step,
                     stop,
                     scale,
-                    dim,
                     visible,
+                    DIM,
                     M,
                     WIDTH,
-                    WHOLE,
                     True,
                     False,
                     PRECISION,
@@ -362,20 +355,19 @@ def token_gradients(
                 step,
                 stop,
                 scale,
-                dim,
                 0,
+                DIM,
                 M,
                 WIDTH,
-                WHOLE,
                 False,
                 False,
                 PRECISION,
             )
         if FAR:
             region = line.to(tl.int64) * blocks + block
-            asked = tl.load(query + region * dim + column, mask=inside, other=0.0)
-            dkey = tl.load(grad_key + region * dim + column, mask=inside, other=0.0)
-            dvalue = tl.load(grad_value + region * dim + column, mask=inside, other=0.0)
+            asked = tl.load(query + region * DIM + column, mask=inside, other=0.0)
+            dkey = tl.load(grad_key + region * DIM + column, mask=inside, other=0.0)
+            dvalue = tl.load(grad_value + region * DIM + column, mask=inside, other=0.0)
             scores = tl.sum(keys.to(tl.float32) * asked[None, :], 1) * scale
             local = tl.where(member, tl.exp2(scores - tl.load(local_lse + region)), 0.0)
             gradient = tl.sum(values.to(tl.float32) * dvalue[None, :], 1)
@@ -385,7 +377,7 @@ def token_gradients(
                 gradient -= dbias * scores / _LOG2E
                 extra_k += local[:, None] * dkey[None, :]
             elif KIND == MAX:
-                place = tl.load(first_key + region * dim + column, mask=inside, other=-1)
+                place = tl.load(first_key + region * DIM + column, mask=inside, other=-1)
                 extra_k += tl.where(token[:, None] == place[None, :], dkey[None, :], 0.0)
             else:
                 extra_k += tl.where(member[:, None], dkey[None, :] / count, 0.0)
@@ -395,13 +387,13 @@ def token_gradients(
             if SINKS:
                 copied = ((token < sink) & (token < end))[:, None] & inside[None, :]
                 for split in range(splits):
-                    place = (tl.cast(split, tl.int64) * lines + line) * (sink + blocks) + token
-                    place = place[:, None] * dim + column[None, :]
-                    extra_k += tl.load(part_key + place, mask=copied, other=0.0)
-                    dv += tl.load(part_value + place, mask=copied, other=0.0)
-    base = kv_line.to(tl.int64) * length * dim
-    store_tile(dk_out + base, dk * (scale / _LOG2E) + extra_k, first, end, dim, dim, N, WIDTH)
-    store_tile(dv_out + base, dv, first, end, dim, dim, N, WIDTH)
+                    part = (tl.cast(split, tl.int64) * lines + line) * (sink + blocks) + token
+                    source = part[:, None] * DIM + column[None, :]
+                    extra_k += tl.load(part_key + source, mask=copied, other=0.0)
+                    dv += tl.load(part_value + source, mask=copied, other=0.0)
+    base = kv_line.to(tl.int64) * length * DIM
+    store_tile(dk_out + base, dk * (scale / _LOG2E) + extra_k, first, end, DIM, DIM, N, WIDTH)
+    store_tile(dv_out + base, dv, first, end, DIM, DIM, N, WIDTH)
 
 
 @triton.jit
@@ -432,7 +424,7 @@ def query_step(
     return tl.dot(change.to(keys.dtype), keys, dq, input_precision=PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def query_gradients(
     q,
     k,
@@ -461,17 +453,16 @@ def query_gradients(
     length,
     blocks,
     sink,
-    near,
     scale,
     heads,
-    group,
-    dim,
     lines,
     BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,  # query heads a key-value head
+    NEAR: tl.constexpr,
+    DIM: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     CAUSAL: tl.constexpr,
     FAR: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -490,134 +481,75 @@ def query_gradients(
         return
     batch, head = (line // heads).to(tl.int64), line % heads
     q += batch * q_batch + head.to(tl.int64) * q_head
-    k += batch * k_batch + (head // group).to(tl.int64) * k_head
-    v += batch * v_batch + (head // group).to(tl.int64) * v_head
+    k += batch * k_batch + (head // GROUP).to(tl.int64) * k_head
+    v += batch * v_batch + (head // GROUP).to(tl.int64) * v_head
     grad += batch * g_batch + head.to(tl.int64) * g_head
     row = first + tl.arange(0, M)
     base = line.to(tl.int64) * length
-    queries = load_tile(q, first, end, q_row, dim, M, WIDTH, WHOLE, True)
-    grads = load_tile(grad, first, end, g_row, dim, M, WIDTH, WHOLE, True)
+    queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
+    grads = load_tile(grad, first, end, g_row, DIM, M, WIDTH, True)
     norm = tl.load(lse + base + row, mask=row < end, other=float("inf"))
     product = tl.load(delta + base + row, mask=row < end, other=0.0)
     dq = tl.zeros([M, WIDTH], tl.float32)
 
-    begin = tl.maximum(block - near, 0) * BLOCK
-    stop = tl.minimum((block + near + 1) * BLOCK, length)
-    if CAUSAL:
-        stop = tl.minimum(first + M, end)
-        edge = begin + (first - begin) // N * N
-    else:
-        edge = begin + (stop - begin) // N * N
-    for start in range(begin, edge, N):
-        keys = load_tile(k, start, length, k_row, dim, N, WIDTH, WHOLE, False)
-        values = load_tile(v, start, length, v_row, dim, N, WIDTH, WHOLE, False)
-        dq = query_step(
-            dq,
-            queries,
-            grads,
-            keys,
-            values,
-            0.0,
-            norm,
-            product,
-            0,
-            scale,
-            False,
-            False,
-            PRECISION,
-        )
-    for start in range(edge, stop, N):
-        keys = load_tile(k, start, length, k_row, dim, N, WIDTH, WHOLE, True)
-        values = load_tile(v, start, length, v_row, dim, N, WIDTH, WHOLE, True)
-        key = start + tl.arange(0, N)
-        visible = (key < stop)[None, :]
-        if CAUSAL:
-            visible = key[None, :] <= row[:, None]
-        dq = query_step(
-            dq,
-            queries,
-            grads,
-            keys,
-            values,
-            0.0,
-            norm,
-            product,
-            visible,
-            scale,
-            True,
-            False,
-            PRECISION,
-        )
-
     if FAR:
-        far = sink + blocks
-        far_key += line.to(tl.int64) * far * dim
-        far_value += line.to(tl.int64) * far * dim
-        far_bias += line.to(tl.int64) * far
-        stop = far
-        if CAUSAL:
-            stop = tl.where(block > near, sink + block - near, 0)
-        edge = 0
-        if PLAIN:
-            edge = stop // N * N
-            for start in range(0, edge, N):
-                keys = load_tile(far_key, start, far, dim, dim, N, WIDTH, WHOLE, False)
-                values = load_tile(far_value, start, far, dim, dim, N, WIDTH, WHOLE, False)
-                bias = 0.0
-                if BIASED:
-                    bias = tl.load(far_bias + start + tl.arange(0, N))
-                dq = query_step(
-                    dq,
-                    queries,
-                    grads,
-                    keys,
-                    values,
-                    bias,
-                    norm,
-                    product,
-                    0,
-                    scale,
-                    False,
-                    BIASED,
-                    PRECISION,
-                )
-        for start in range(edge, stop, N):
-            column = start + tl.arange(0, N)
-            keys = load_tile(far_key, start, far, dim, dim, N, WIDTH, WHOLE, True)
-            values = load_tile(far_value, start, far, dim, dim, N, WIDTH, WHOLE, True)
-            bias = 0.0
-            if BIASED:
-                bias = tl.load(far_bias + column, mask=column < far, other=0.0)
-            visible = (column < stop)[None, :]
-            if not PLAIN:
-                visible = far_visible(column, block, length, sink, near, BLOCK, CAUSAL)[None, :]
-            dq = query_step(
-                dq,
-                queries,
-                grads,
-                keys,
-                values,
-                bias,
-                norm,
-                product,
-                visible,
-                scale,
-                True,
-                BIASED,
-                PRECISION,
-            )
+        far_key += line.to(tl.int64) * (sink + blocks) * DIM
+        far_value += line.to(tl.int64) * (sink + blocks) * DIM
+        far_bias += line.to(tl.int64) * (sink + blocks)
+    begin, edge, stop, far_edge, far_stop = ranges(
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+    )
+    count = (edge - begin) // N
+    for tile in range(0, count + far_edge // N):
+        is_far = tile >= count
+        start = tl.where(is_far, (tile - count) * N, begin + tile * N)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
+        )
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
+        dq = query_step(
+            dq, queries, grads, keys, values, bias, norm, product, 0, scale,
+            False, BIASED, PRECISION,
+        )  # fmt: skip
+    count = tl.cdiv(stop - edge, N)
+    for tile in range(0, count + tl.cdiv(far_stop - far_edge, N)):
+        is_far = tile >= count
+        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
+        limit = tl.where(is_far, sink + blocks, length)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, limit, key_row, DIM, N, WIDTH, True)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
+        )
+        index = start + tl.arange(0, N)
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
+        visible = tile_visible(
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+        )
+        dq = query_step(
+            dq, queries, grads, keys, values, bias, norm, product, visible, scale,
+            True, BIASED, PRECISION,
+        )  # fmt: skip
     dq = dq * (scale / _LOG2E)
     if FAR:
         column = tl.arange(0, WIDTH)
-        inside = column < dim
+        inside = column < DIM
         region = line.to(tl.int64) * blocks + block
-        asked = tl.load(grad_query + region * dim + column, mask=inside, other=0.0)
+        asked = tl.load(grad_query + region * DIM + column, mask=inside, other=0.0)
         if KIND == MAX:
-            place = tl.load(first_query + region * dim + column, mask=inside, other=-1)
+            place = tl.load(first_query + region * DIM + column, mask=inside, other=-1)
             dq += tl.where(row[:, None] == place[None, :], asked[None, :], 0.0)
         else:
             opening = tl.minimum(tl.maximum(block * BLOCK, sink), end)
             member = (row >= opening) & (row < end)
             count = tl.maximum(end - opening, 1).to(tl.float32)
             dq += tl.where(member[:, None], asked[None, :] / count, 0.0)
-    store_tile(dq_out + base * dim, dq, first, end, dim, dim, M, WIDTH)
+    store_tile(dq_out + base * DIM, dq, first, end, DIM, DIM, M, WIDTH)

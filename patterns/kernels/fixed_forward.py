@@ -8,7 +8,7 @@ Letters as in `patterns.kernels.fixed_summary`.
 import triton
 import triton.language as tl
 
-from patterns.kernels.tiles import load_tile, softmax_step, store_tile
+from patterns.kernels.tiles import COUNTS, load_tile, softmax_step, store_tile
 
 
 @triton.jit
@@ -28,6 +28,70 @@ def far_visible(column, block, length, sink, near, BLOCK: tl.constexpr, CAUSAL: 
 
 
 @triton.jit
+def tile_visible(
+    is_far,
+    index,
+    row,
+    block,
+    stop,
+    far_stop,
+    length,
+    sink,
+    near,
+    BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """Which of the tokens or far columns `index` these rows of `block` see: [1 or M, N]."""
+    if PLAIN:
+        return index[None, :] <= tl.where(is_far, far_stop - 1, row)[:, None]
+    beyond = far_visible(index, block, length, sink, near, BLOCK, CAUSAL)[None, :]
+    if CAUSAL:
+        own = index[None, :] <= row[:, None]
+    else:
+        own = (index < stop)[None, :]
+    return tl.where(is_far, beyond, own)
+
+
+@triton.jit
+def ranges(
+    first,
+    end,
+    block,
+    blocks,
+    length,
+    sink,
+    near,
+    BLOCK: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FAR: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """What a tile of queries passes over: tokens [begin, stop) and far columns [0, far_stop).
+
+    Tiles of keys before `edge` and `far_edge` are seen whole by all its rows.
+    """
+    begin = tl.maximum(block - near, 0) * BLOCK
+    stop = tl.minimum((block + near + 1) * BLOCK, length)
+    if CAUSAL:
+        stop = tl.minimum(first + M, end)
+        edge = begin + (first - begin) // N * N
+    else:
+        edge = begin + (stop - begin) // N * N
+    far_stop = block * 0
+    if FAR:
+        far_stop = sink + blocks
+        if CAUSAL:
+            far_stop = tl.where(block > near, sink + block - near, 0)
+    far_edge = far_stop * 0
+    if PLAIN:
+        far_edge = far_stop // N * N
+    return begin, edge, stop, far_edge, far_stop
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def attend_fixed(
     q,
     k,
@@ -49,17 +113,16 @@ def attend_fixed(
     length,
     blocks,
     sink,
-    near,
     scale,
     heads,
-    group,
-    dim,
     lines,
     BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,  # query heads a key-value head
+    NEAR: tl.constexpr,
+    DIM: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     CAUSAL: tl.constexpr,
     FAR: tl.constexpr,
     PLAIN: tl.constexpr,  # causal, fewer sinks than a block: every far column before the end is read
@@ -77,120 +140,62 @@ def attend_fixed(
     if first >= end:
         return
     q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
-    k += (line // heads).to(tl.int64) * k_batch + (line % heads // group).to(tl.int64) * k_head
-    v += (line // heads).to(tl.int64) * v_batch + (line % heads // group).to(tl.int64) * v_head
+    k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
+    v += (line // heads).to(tl.int64) * v_batch + (line % heads // GROUP).to(tl.int64) * v_head
+    if FAR:
+        far_key += line.to(tl.int64) * (sink + blocks) * DIM
+        far_value += line.to(tl.int64) * (sink + blocks) * DIM
+        far_bias += line.to(tl.int64) * (sink + blocks)
     row = first + tl.arange(0, M)
-    queries = load_tile(q, first, end, q_row, dim, M, WIDTH, WHOLE, True)
+    queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
     peak = tl.full([M], float("-inf"), tl.float32)
     total = tl.full([M], 0.0, tl.float32)
     accumulator = tl.zeros([M, WIDTH], tl.float32)
 
-    begin = tl.maximum(block - near, 0) * BLOCK
-    stop = tl.minimum((block + near + 1) * BLOCK, length)
-    if CAUSAL:
-        stop = tl.minimum(first + M, end)
-        edge = begin + (first - begin) // N * N  # tiles before it are seen whole by every row
-    else:
-        edge = begin + (stop - begin) // N * N
-    for start in range(begin, edge, N):
-        keys = load_tile(k, start, length, k_row, dim, N, WIDTH, WHOLE, False)
-        values = load_tile(v, start, length, v_row, dim, N, WIDTH, WHOLE, False)
-        accumulator, total, peak = softmax_step(
-            accumulator,
-            total,
-            peak,
-            queries,
-            keys,
-            values,
-            0.0,
-            0,
-            scale,
-            False,
-            False,
-            FOLDED,
-            PRECISION,
+    begin, edge, stop, far_edge, far_stop = ranges(
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+    )
+    # Tokens and far columns in one loop: two would wait twice for their first tiles.
+    count = (edge - begin) // N
+    for tile in range(0, count + far_edge // N):
+        is_far = tile >= count
+        start = tl.where(is_far, (tile - count) * N, begin + tile * N)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
         )
-    for start in range(edge, stop, N):
-        keys = load_tile(k, start, length, k_row, dim, N, WIDTH, WHOLE, True)
-        values = load_tile(v, start, length, v_row, dim, N, WIDTH, WHOLE, True)
-        key = start + tl.arange(0, N)
-        visible = (key < stop)[None, :]
-        if CAUSAL:
-            visible = key[None, :] <= row[:, None]
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
         accumulator, total, peak = softmax_step(
-            accumulator,
-            total,
-            peak,
-            queries,
-            keys,
-            values,
-            0.0,
-            visible,
-            scale,
-            True,
-            False,
-            FOLDED,
-            PRECISION,
+            accumulator, total, peak, queries, keys, values, bias, 0, scale,
+            False, BIASED, FOLDED, PRECISION,
+        )  # fmt: skip
+    count = tl.cdiv(stop - edge, N)
+    for tile in range(0, count + tl.cdiv(far_stop - far_edge, N)):
+        is_far = tile >= count
+        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
+        limit = tl.where(is_far, sink + blocks, length)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, limit, key_row, DIM, N, WIDTH, True)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
         )
-
-    if FAR:
-        far = sink + blocks
-        far_key += line.to(tl.int64) * far * dim
-        far_value += line.to(tl.int64) * far * dim
-        far_bias += line.to(tl.int64) * far
-        stop = far
-        if CAUSAL:
-            stop = tl.where(block > near, sink + block - near, 0)
-        edge = 0
-        if PLAIN:
-            edge = stop // N * N
-            for start in range(0, edge, N):
-                keys = load_tile(far_key, start, far, dim, dim, N, WIDTH, WHOLE, False)
-                values = load_tile(far_value, start, far, dim, dim, N, WIDTH, WHOLE, False)
-                bias = 0.0
-                if BIASED:
-                    bias = tl.load(far_bias + start + tl.arange(0, N))
-                accumulator, total, peak = softmax_step(
-                    accumulator,
-                    total,
-                    peak,
-                    queries,
-                    keys,
-                    values,
-                    bias,
-                    0,
-                    scale,
-                    False,
-                    BIASED,
-                    FOLDED,
-                    PRECISION,
-                )
-        for start in range(edge, stop, N):
-            column = start + tl.arange(0, N)
-            keys = load_tile(far_key, start, far, dim, dim, N, WIDTH, WHOLE, True)
-            values = load_tile(far_value, start, far, dim, dim, N, WIDTH, WHOLE, True)
-            bias = 0.0
-            if BIASED:
-                bias = tl.load(far_bias + column, mask=column < far, other=0.0)
-            visible = (column < stop)[None, :]
-            if not PLAIN:
-                visible = far_visible(column, block, length, sink, near, BLOCK, CAUSAL)[None, :]
-            accumulator, total, peak = softmax_step(
-                accumulator,
-                total,
-                peak,
-                queries,
-                keys,
-                values,
-                bias,
-                visible,
-                scale,
-                True,
-                BIASED,
-                FOLDED,
-                PRECISION,
-            )
+        index = start + tl.arange(0, N)
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
+        visible = tile_visible(
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+        )
+        accumulator, total, peak = softmax_step(
+            accumulator, total, peak, queries, keys, values, bias, visible, scale,
+            True, BIASED, FOLDED, PRECISION,
+        )  # fmt: skip
 
     base = line.to(tl.int64) * length
-    store_tile(out + base * dim, accumulator / total[:, None], first, end, dim, dim, M, WIDTH)
+    store_tile(out + base * DIM, accumulator / total[:, None], first, end, DIM, DIM, M, WIDTH)
     tl.store(lse + base + row, peak + tl.log2(total), mask=row < end)

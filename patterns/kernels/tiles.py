@@ -9,6 +9,9 @@ Scores are in units of log 2, so that `exp2`, which is one instruction, serves.
 import triton
 import triton.language as tl
 
+# Arguments of which a kernel is not compiled once for 1 and once for multiples of 16.
+COUNTS = ("length", "blocks", "sink", "heads", "lines", "splits")
+
 
 @triton.jit
 def load_tile(
@@ -16,24 +19,23 @@ def load_tile(
     first,
     limit,
     stride,
-    dim,
+    DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    WHOLE: tl.constexpr,
     CHECK: tl.constexpr,
 ):
-    """Rows `first` onwards as [ROWS, WIDTH]; zeros from row `limit` on (if CHECK) and past `dim`."""
+    """Rows `first` onwards, [ROWS, WIDTH]: zeros from `limit` on (if CHECK) and past `DIM`."""
     row = tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     # One 64-bit product a tile: the whole tensor may have more than 2**31 numbers, a tile has not.
     place = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
     if CHECK:
         inside = (first + row)[:, None] < limit
-        if not WHOLE:
-            inside = inside & (column < dim)[None, :]
+        if WIDTH > DIM:
+            inside = inside & (column < DIM)[None, :]
         return tl.load(place, mask=inside, other=0.0)
-    if not WHOLE:
-        return tl.load(place, mask=(column < dim)[None, :], other=0.0)
+    if WIDTH > DIM:
+        return tl.load(place, mask=(column < DIM)[None, :], other=0.0)
     return tl.load(place)
 
 
@@ -44,7 +46,7 @@ def store_tile(
     first,
     limit,
     stride,
-    dim,
+    DIM: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
@@ -52,7 +54,7 @@ def store_tile(
     row = tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     place = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
-    inside = ((first + row)[:, None] < limit) & (column < dim)[None, :]
+    inside = ((first + row)[:, None] < limit) & (column < DIM)[None, :]
     tl.store(place, tile.to(base.dtype.element_ty), mask=inside)
 
 
