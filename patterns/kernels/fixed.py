@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
@@ -34,7 +33,7 @@ class Fixed:
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        found: Tensor = _Function.apply(q, k, v, form)  # type: ignore[no-untyped-call]
+        found: Tensor = _Function.apply(q, k, v, form)
         return found
     return forward(q, k, v, form, indexed=False)[0]
 
@@ -71,7 +70,7 @@ class _Launch:
 
     @property
     def width(self) -> int:
-        return max(16, triton.next_power_of_2(self.q.shape[3]))
+        return max(16, 1 << (self.q.shape[3] - 1).bit_length())
 
     @property
     def half(self) -> bool:
@@ -140,13 +139,13 @@ def forward(
     """
     q, k, v = (_rows(x) for x in (q, k, v))
     call = _Launch(q, k, form)
-    heads, length, dim = q.shape[1:]
+    heads, length = q.shape[1:3]
     results = empty_results(q, k, v, form)
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     lines = call.lines
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
     if call.far:
-        pooled = tuned.summary_tiles(call.width, form.block)
+        pooled = tuned.summary_tiles(call.width, form.block, indexed)
         fixed_summary.make_summaries[(call.blocks * lines,)](
             q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
             *strides, length, call.blocks, call.sink, call.scale, heads,
@@ -167,7 +166,6 @@ def forward(
         M=tiles.queries,
         N=tiles.keys,
         FAR=call.far,
-        FOLDED=form.scale > 0,
         GROUP=call.group,
         **call.reading,
         num_warps=tiles.warps,
@@ -234,7 +232,7 @@ def backward(
     dk = torch.empty(k.shape, device=k.device, dtype=k.dtype)
     dv = torch.empty(v.shape, device=v.device, dtype=v.dtype)
     dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
-    owned = tuned.token_tiles(width, call.half).within(form.block)
+    owned = tuned.token_tiles(width, call.half, form.block).within(form.block)
     common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far, "GROUP": group}
     grid = (blocks * -(-form.block // owned.keys) * (lines // group),)
     fixed_backward.token_gradients[grid](
@@ -249,7 +247,7 @@ def backward(
         num_warps=owned.warps,
         num_stages=owned.stages,
     )  # fmt: skip
-    tiles = tuned.query_tiles(width, call.half, form.block).within(form.block)
+    tiles = tuned.query_tiles(width, call.half).within(form.block)
     grid = (blocks * -(-form.block // tiles.queries) * lines,)
     fixed_backward.query_gradients[grid](
         q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq,
@@ -273,7 +271,7 @@ class _Function(torch.autograd.Function):
         return kept[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, *kept = ctx.saved_tensors
         return *backward(grad, q, k, v, tuple(kept), ctx.form), None
 

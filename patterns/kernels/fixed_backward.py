@@ -500,7 +500,7 @@ def query_gradients(
         first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
     )
     count = (edge - begin) // N
-    for tile in range(0, count + far_edge // N):
+    for tile in range(count + far_edge // N):
         is_far = tile >= count
         start = tl.where(is_far, (tile - count) * N, begin + tile * N)
         key_row = tl.where(is_far, DIM, k_row)
@@ -517,7 +517,7 @@ def query_gradients(
             False, BIASED, PRECISION,
         )  # fmt: skip
     count = tl.cdiv(stop - edge, N)
-    for tile in range(0, count + tl.cdiv(far_stop - far_edge, N)):
+    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
         is_far = tile >= count
         start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
         limit = tl.where(is_far, sink + blocks, length)

@@ -46,10 +46,7 @@ def tile_visible(
     if PLAIN:
         return index[None, :] <= tl.where(is_far, far_stop - 1, row)[:, None]
     beyond = far_visible(index, block, length, sink, near, BLOCK, CAUSAL)[None, :]
-    if CAUSAL:
-        own = index[None, :] <= row[:, None]
-    else:
-        own = (index < stop)[None, :]
+    own = index[None, :] <= row[:, None] if CAUSAL else (index < stop)[None, :]
     return tl.where(is_far, beyond, own)
 
 
@@ -125,9 +122,8 @@ def attend_fixed(
     WIDTH: tl.constexpr,
     CAUSAL: tl.constexpr,
     FAR: tl.constexpr,
-    PLAIN: tl.constexpr,  # causal, fewer sinks than a block: every far column before the end is read
+    PLAIN: tl.constexpr,  # causal, fewer sinks than a block: all far columns up to a stop are read
     BIASED: tl.constexpr,
-    FOLDED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One program a tile of queries, which lies in one block, and head; the longest rows first."""
@@ -157,7 +153,7 @@ def attend_fixed(
     )
     # Tokens and far columns in one loop: two would wait twice for their first tiles.
     count = (edge - begin) // N
-    for tile in range(0, count + far_edge // N):
+    for tile in range(count + far_edge // N):
         is_far = tile >= count
         start = tl.where(is_far, (tile - count) * N, begin + tile * N)
         key_row = tl.where(is_far, DIM, k_row)
@@ -171,10 +167,10 @@ def attend_fixed(
             bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
         accumulator, total, peak = softmax_step(
             accumulator, total, peak, queries, keys, values, bias, 0, scale,
-            False, BIASED, FOLDED, PRECISION,
+            False, BIASED, PRECISION,
         )  # fmt: skip
     count = tl.cdiv(stop - edge, N)
-    for tile in range(0, count + tl.cdiv(far_stop - far_edge, N)):
+    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
         is_far = tile >= count
         start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
         limit = tl.where(is_far, sink + blocks, length)
@@ -193,7 +189,7 @@ def attend_fixed(
         )
         accumulator, total, peak = softmax_step(
             accumulator, total, peak, queries, keys, values, bias, visible, scale,
-            True, BIASED, FOLDED, PRECISION,
+            True, BIASED, PRECISION,
         )  # fmt: skip
 
     base = line.to(tl.int64) * length

@@ -71,27 +71,21 @@ def softmax_step(
     scale,
     MASKED: tl.constexpr,
     BIASED: tl.constexpr,
-    FOLDED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Add the keys [N, D] of one tile to the running softmax of the queries [M, D].
 
-    FOLDED: the scale is positive, so that it commutes with the maximum and enters the exponent by
-    a fused multiplication and addition.
+    The scale is positive: it commutes with the maximum and, where there is no bias, enters the
+    exponent by a fused multiplication and addition.
     """
     scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
     if BIASED:
         scores = scores * scale + bias[None, :]
-    elif not FOLDED:
-        scores = scores * scale
+        scale = 1.0
     if MASKED:
         scores = tl.where(visible, scores, float("-inf"))
-    if FOLDED and not BIASED:
-        risen = tl.maximum(peak, tl.max(scores, 1) * scale)
-        weights = tl.exp2(scores * scale - risen[:, None])
-    else:
-        risen = tl.maximum(peak, tl.max(scores, 1))
-        weights = tl.exp2(scores - risen[:, None])
+    risen = tl.maximum(peak, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - risen[:, None])
     shrink = tl.exp2(peak - risen)
     total = total * shrink + tl.sum(weights, 1)
     accumulator = accumulator * shrink[:, None]

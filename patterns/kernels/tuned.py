@@ -33,15 +33,15 @@ def forward_tiles(width: int, half: bool, block: int) -> Tiles:
     if not half:
         return _SINGLE
     if width <= 64:
-        return Tiles(queries=64, keys=32, warps=4, stages=3)
+        return Tiles(queries=64, keys=32 if block < 512 else 64, warps=4, stages=3)
     if width == 128:
-        if block <= 128:
+        if block < 128:
             return Tiles(queries=64, keys=64, warps=4, stages=2)
-        return Tiles(queries=128, keys=32, warps=4, stages=3)
+        return Tiles(queries=128, keys=32, warps=8, stages=3)
     return _WIDE
 
 
-def query_tiles(width: int, half: bool, block: int) -> Tiles:
+def query_tiles(width: int, half: bool) -> Tiles:
     """Of the gradient of the queries, which goes as the forward does."""
     if not half:
         return _SINGLE
@@ -50,14 +50,14 @@ def query_tiles(width: int, half: bool, block: int) -> Tiles:
     return _WIDE
 
 
-def token_tiles(width: int, half: bool) -> Tiles:
+def token_tiles(width: int, half: bool, block: int) -> Tiles:
     """Of the gradients of keys and values, whose programs own keys and pass over queries."""
     if not half:
         return _SINGLE
     if width <= 64:
-        return Tiles(queries=32, keys=64, warps=4, stages=3)
+        return Tiles(queries=32 if block < 256 else 64, keys=64, warps=4, stages=2)
     if width == 128:
-        return Tiles(queries=32, keys=128, warps=8, stages=3)
+        return Tiles(queries=32, keys=32, warps=4, stages=3)
     return _WIDE
 
 
@@ -72,10 +72,13 @@ def far_tiles(width: int, half: bool) -> Tiles:
     return _WIDE
 
 
-def summary_tiles(width: int, block: int) -> Tiles:
+def summary_tiles(width: int, block: int, indexed: bool) -> Tiles:
     """Of the kernel that makes summaries: all tokens of a block at once, if they fit."""
     tokens = max(16, min(1 << (block - 1).bit_length(), 256, 32768 // width))
-    warps = max(1, min(8, tokens * width // 2048))
+    numbers = tokens * width
+    warps = max(1, min(8, numbers // 2048))
+    if numbers <= 16384 and (indexed or width > 64 or tokens < block):
+        warps = min(warps, 4)
     return Tiles(queries=tokens, keys=tokens, warps=warps, stages=1)
 
 
