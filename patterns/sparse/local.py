@@ -21,6 +21,7 @@ from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_positive
 from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
+from patterns.sparse.fused import triton_refusal
 from patterns.sparse.window import window_pairs, window_piece
 
 
@@ -44,13 +45,23 @@ class Local(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"window": 4}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def __post_init__(self) -> None:
         require_positive(self, "window")
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         return (query - key).abs() < self.window
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        return triton_refusal(q) if backend == "triton" else super()._refusal(backend, q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels.window import attend_window
+
+        return attend_window(q, k, v, window=self.window, sink=0, causal=self.causal, scale=scale)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         piece = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)

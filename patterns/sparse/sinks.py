@@ -24,6 +24,7 @@ from patterns.checks import require_not_negative, require_positive
 from patterns.dense import EVERYTHING, Visibility
 from patterns.mask import MaskPattern
 from patterns.pieces import Piece, Whole, attend_pieces
+from patterns.sparse.fused import triton_refusal
 from patterns.sparse.window import window_pairs, window_piece
 
 
@@ -48,7 +49,7 @@ class Sinks(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"window": 4, "sink": 2}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def __post_init__(self) -> None:
         require_positive(self, "window")
@@ -56,6 +57,18 @@ class Sinks(MaskPattern):
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         return ((query - key).abs() < self.window) | (key < self.sink)
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        return triton_refusal(q) if backend == "triton" else super()._refusal(backend, q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels.window import attend_window
+
+        return attend_window(
+            q, k, v, window=self.window, sink=self.sink, causal=self.causal, scale=scale
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         window = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)

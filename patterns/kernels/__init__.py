@@ -1,0 +1,1 @@
+"""Fused kernels in Triton and compiled FlexAttention; imported where one runs, never at start."""
