@@ -4,7 +4,6 @@ As operators they are opaque to torch.compile, and nothing in them waits for the
 CUDA graph captures them. Grouped heads read their shared keys and values in place.
 """
 
-import contextlib
 import math
 from typing import Any
 
@@ -13,6 +12,7 @@ import triton
 from torch import Tensor
 
 from patterns.kernels import window_kernels as kernels
+from patterns.kernels.launching import on_device_of, precision, unit_rows
 from patterns.kernels.window_tiles import sink_parts, tiles
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
@@ -43,24 +43,6 @@ def attend_window(
     """
     out: Tensor = torch.ops.attnbench.window(q, k, v, scale, window, sink, causal)[0]
     return out
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """The same numbers with the elements of a row side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device: make it the one of x."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
-        return contextlib.nullcontext()
-    return torch.cuda.device(x.device)
-
-
-def precision(x: Tensor) -> str:
-    """How float32 products are made: exactly, unless PyTorch is allowed TF32 as well."""
-    exact = x.dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
-    return "ieee" if exact else "tf32"
 
 
 def _clamped(length: int, window: int, sink: int) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from patterns.base import Paper
 from patterns.dense import Visibility
 from patterns.mask import MaskPattern
 from patterns.pieces import Blocks, Layout, Piece, Reversed, attend_pieces
+from patterns.sparse.fused import triton_refusal
 from patterns.sparse.offsets import attend_offsets
 
 _TILE = 32  # consecutive queries that share their distant keys; a power of two
@@ -65,7 +66,7 @@ class LogSparse(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         if self.keys == "powers":
@@ -77,7 +78,18 @@ class LogSparse(MaskPattern):
     def _refusal(self, backend: str, q: Tensor) -> str | None:
         if backend == "sdpa" and self.keys == "powers":
             return "no fused kernel reads keys at powers of two; use backend eager or keys=suffix"
+        if backend == "triton":
+            if self.keys == "suffix":
+                return "the Triton kernel reads keys at powers of two; use backend sdpa or eager"
+            return triton_refusal(q)
         return dense.refusal(backend, q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels.diagonals import attend_diagonals
+
+        return attend_diagonals(q, k, v, causal=self.causal, scale=scale)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if self.keys == "powers":
