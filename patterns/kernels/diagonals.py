@@ -40,17 +40,15 @@ def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: fl
     return out
 
 
-def _cut(q: Tensor) -> dict[str, int]:
-    """Tiles of 4096 numbers: wide enough to hide latency, small enough to stay in registers."""
+def _cut(q: Tensor, numbers: int = 4096) -> dict[str, int]:
+    """Tiles of so many numbers: enough to hide latency, few enough to stay in registers."""
     dim = q.shape[-1]
     width = max(16, triton.next_power_of_2(dim))
-    rows = 32 if not q.is_cuda else max(16, 4096 // width)
+    rows = 32 if not q.is_cuda else max(16, numbers // width)
     return {"D": dim, "WIDTH": width, "ROWS": rows, "STAGES": 2, "num_warps": 4}
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor]:
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     batch, heads, length, _ = q.shape
     out, lse = _forward_fake(q, k, v, scale, causal)
@@ -87,15 +85,15 @@ def _backward(
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     delta = torch.empty_like(lse)
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
-    cut = _cut(q)
-    tiles = triton.cdiv(length, cut["ROWS"])
     with on_device_of(q):
-        kernels.diagonals_backward_queries[(tiles * batch * heads,)](
+        cut = _cut(q)
+        kernels.diagonals_backward_queries[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, heads, group,
             *strides, *out.stride()[:3], *grad.stride()[:3], *dq.stride()[:3],
             CAUSAL=causal, **cut,
         )  # fmt: skip
-        kernels.diagonals_backward_keys[(tiles * batch * kv_heads,)](
+        cut = _cut(q, numbers=2048)  # four tiles of float32 at once
+        kernels.diagonals_backward_keys[(triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,)](
             q, k, v, grad, lse, delta, dk, dv, base2, scale, length, heads, group,
             *strides, *grad.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
             CAUSAL=causal, **cut,

@@ -18,7 +18,7 @@ LOWEST = tl.constexpr(-3.0e38)  # below every score and finite, so that no row m
 
 @triton.jit
 def _steps(reach, CAUSAL: tl.constexpr):
-    """How many diagonals have a distance up to `reach`; one too many is harmless, as it is empty."""
+    """How many diagonals have a distance up to `reach`; one too many is empty."""
     powers = (tl.log2(tl.maximum(reach, 1).to(tl.float32) + 0.5) + 1.01).to(tl.int32)
     return 1 + powers if CAUSAL else 1 + 2 * powers
 
@@ -26,11 +26,9 @@ def _steps(reach, CAUSAL: tl.constexpr):
 @triton.jit
 def _distance(step, CAUSAL: tl.constexpr):
     """0, 1, 2, 4, ... or, looking both ways, 0, 1, -1, 2, -2, 4, ..."""
-    if CAUSAL:
-        away = (1 << step) >> 1
-    else:
-        away = ((1 << ((step + 1) // 2)) >> 1) * (2 * (step % 2) - 1)
-    return away
+    bit = step if CAUSAL else (step + 1) // 2
+    sign = 1 if CAUSAL else 2 * (step % 2) - 1
+    return ((1 << bit) >> 1) * sign
 
 
 @triton.jit

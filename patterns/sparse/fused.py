@@ -1,4 +1,4 @@
-"""Which inputs the fused Triton kernels take; knows nothing of Triton, so that it always loads."""
+"""Which inputs the fused kernels take; loads neither them nor Triton."""
 
 import functools
 import importlib.util
@@ -37,3 +37,14 @@ def _has_triton() -> bool:
         return importlib.util.find_spec("triton") is not None
     except ValueError:  # a stand-in without a specification
         return False
+
+
+def flex_refusal(q: Tensor) -> str | None:
+    """Why compiled FlexAttention cannot run these inputs, or None."""
+    if not q.is_cuda:
+        return f"FlexAttention has no backward pass on {q.device.type}; use backend sdpa or eager"
+    if q.dtype not in _DTYPES:
+        return f"FlexAttention does not take {q.dtype} on CUDA; use backend eager"
+    if q.shape[-1] < _WIDTHS[0]:
+        return f"FlexAttention takes heads from {_WIDTHS[0]} wide on, not {q.shape[-1]}; use eager"
+    return None

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_positive
-from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
-from patterns.sparse.fused import triton_refusal
+from patterns.sparse.base import SparsePattern
+from patterns.sparse.tiles import Cover, TilePair, near
 from patterns.sparse.window import window_pairs, window_piece
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local(MaskPattern):
+class Local(SparsePattern):
     """Softmax over the last `window` tokens, the own one included.
 
     Bidirectional: the tokens less than `window` away on either side.
@@ -45,7 +45,7 @@ class Local(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"window": 4}
-    backends: ClassVar = ("triton", "sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "window")
@@ -53,12 +53,10 @@ class Local(MaskPattern):
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         return (query - key).abs() < self.window
 
-    def _refusal(self, backend: str, q: Tensor) -> str | None:
-        return triton_refusal(q) if backend == "triton" else super()._refusal(backend, q)
+    def _tiles(self, pair: TilePair) -> Cover:
+        return near(pair, self.window - 1)
 
-    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
-        if backend != "triton":
-            return super()._run(q, k, v, scale, backend)
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         from patterns.kernels.window import attend_window
 
         return attend_window(q, k, v, window=self.window, sink=0, causal=self.causal, scale=scale)
