@@ -1,12 +1,12 @@
 """Which inputs the fused kernels take; loads neither them nor Triton."""
 
-import functools
 import importlib.util
 import os
 
 import torch
 from torch import Tensor
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _WIDTHS = (16, 256)
 
@@ -17,7 +17,7 @@ def triton_refusal(q: Tensor) -> str | None:
     Without a CUDA device they run in Triton's interpreter, far slower than anything else: only
     where TRITON_INTERPRET=1 asks for it.
     """
-    if not _has_triton():
+    if not _HAS_TRITON:
         return "triton is not installed; use backend sdpa or eager"
     if not q.is_cuda and (q.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1"):
         return f"the Triton kernels run on CUDA, not {q.device.type}; use backend sdpa or eager"
@@ -29,14 +29,6 @@ def triton_refusal(q: Tensor) -> str | None:
             f"not {q.shape[-1]}; use backend eager"
         )
     return None
-
-
-@functools.lru_cache
-def _has_triton() -> bool:
-    try:
-        return importlib.util.find_spec("triton") is not None
-    except ValueError:  # a stand-in without a specification
-        return False
 
 
 def flex_refusal(q: Tensor) -> str | None:

@@ -39,7 +39,7 @@ class Cover(NamedTuple):
     some: Tensor
     every: Tensor
 
-    def __or__(self, other: "Cover") -> "Cover":  # type: ignore[override]
+    def __or__(self, other: "Cover") -> "Cover":
         return Cover(self.some | other.some, self.every | other.every)
 
 
