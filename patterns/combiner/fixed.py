@@ -19,13 +19,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns import fused
 from patterns.base import AUTO, AutoInt
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.nearby import neighbourhood, sink_pieces
 from patterns.combiner.summary import SummaryKind, summarise
 from patterns.dense import Visibility
+from patterns.fused import triton_refusal
 from patterns.pieces import Blocks, Columns, Piece, attend_pieces
 
 
@@ -59,7 +59,7 @@ class CombinerFixed(CombinerPattern):
         return (labels.masked_fill(key > query, INVISIBLE) if self.causal else labels,)
 
     def _refusal(self, backend: str, q: Tensor) -> str | None:
-        return fused.refusal(q) if backend == "triton" else super()._refusal(backend, q)
+        return triton_refusal(q) if backend == "triton" else super()._refusal(backend, q)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":
