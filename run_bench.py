@@ -129,6 +129,7 @@ def inspect(typed: argparse.Namespace) -> int:
     made = maps.make(
         one,
         inputs,
+        bins=typed.bins,
         heads=[typed.head],
         backend=typed.backend,
         case={"asked": asked_name(one), "source": setting.source, "layer": setting.layer},

@@ -94,6 +94,7 @@ def _add_inspect(one: argparse.ArgumentParser) -> None:
     one.add_argument("--length", metavar="L", help="tokens; all that the source has, up to 2k")
     one.add_argument("--layer", help="of a captured source; its first if left out")
     one.add_argument("--head", type=int, default=0, help="number of a query head")
+    one.add_argument("--bins", type=int, default=512, metavar="N", help="of a map's side at most")
     one.add_argument("--row", type=int, help="the query whose weights are drawn")
     one.add_argument("--bidirectional", action="store_true")
     one.add_argument("--backend", default="auto")

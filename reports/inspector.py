@@ -11,10 +11,12 @@ from attnbench import BadInput
 from attnbench.mapfile import Maps
 from reports import tables
 from reports.chart import Chart, Table
+from reports.explorer import Explorer, sheet
 from reports.figures import distance, profile
 from reports.figures.axes import is_narrow, panel_title
 from reports.frame.maps import Map, mass_by_distance, mean_variation, row_profile, view
-from reports.page import document, figure_markup
+from reports.html import escape, unfolded
+from reports.page import PANES, document, figure_markup, with_panes
 from reports.render import render
 from reports.sections import Section
 from reports.sections.maps import chart_of
@@ -36,16 +38,20 @@ def write_map(maps: Maps, out: Path, *, head: int | None, row: int | None) -> Pa
     out.mkdir(parents=True, exist_ok=True)
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
+    panes = Explorer(sheets=(sheet("map", found.asked, maps, rich=True),), head=head, row=at)
+    opening, closing = unfolded("The same map as figures")
     parts = []
     for chart in charts:
         tables.write(replace(chart.table, key=chart.key), figures)
         parts.append(figure_markup(render(chart, figures)))
     section = Section(key="verdict", title=found.asked, blocks=())
-    body = f'<section id="verdict">{"".join(parts)}</section>'
+    heading = f'<h1 class="map">{escape(found.asked)}</h1>'
+    still = f"{opening}{''.join(parts)}{closing}"
+    body = f'<section id="verdict" class="alone">{heading}{PANES}{still}</section>'
     page = out / "map.html"
     lead = f"{found.asked} · {size_text(found.length)} tokens · head {found.heads[index]} · {said}"
     text = document(title=f"attnbench: {found.asked}", lead=lead, sections=[section], bodies=[body])
-    page.write_text(text, encoding="utf-8")
+    page.write_text(with_panes(text, panes), encoding="utf-8")
     return page
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from attnbench.mapfile import load_map
 from reports.chart import Chart, Table
+from reports.explorer import Explorer, sheet
 from reports.figures import distance, gallery, triptych
 from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
@@ -13,7 +14,7 @@ from reports.frame.names import labels
 from reports.frame.spread import at_one_place, mass_by_distance
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
-from reports.html import paragraph
+from reports.html import paragraph, unfolded
 from reports.run import Run
 from reports.sections import Section
 from reports.sections.shared import source_text
@@ -21,7 +22,8 @@ from reports.style import look
 from reports.tables import plain
 from reports.text import joined, size_text, three, three_places
 
-MOST = 8  # triptychs on the page; the others stay in maps/
+MOST = 12  # maps on the page; the others stay in maps/
+PANE_BINS = 256  # of a map in the linked panes
 FEW, FINE, COARSE = 4, 256, 128  # up to so many maps have fine bins; `inspect` draws the finest
 _ORDER = ("dense", "sparse", "combiner", "other")
 
@@ -30,7 +32,7 @@ def section(run: Run) -> Section:
     """Masks, mass by distance, and the stored maps."""
     names = sorted({*run.cost.name, *run.fidelity.name})
     found = tiles(names)
-    blocks: list[str | Chart | Table] = []
+    blocks: list[str | Chart | Table | Explorer] = []
     if found:
         blocks.append(_gallery(found))
     spreads = mass_by_distance(thinned(at_one_place(run.fidelity)))
@@ -99,16 +101,25 @@ def _distance(spreads: pd.DataFrame) -> Chart:
     )
 
 
-def _maps(run: Run) -> list[str | Chart | Table]:
+def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
     if not run.maps:
         text = "This run stored no maps, so there is no pattern to lay beside full attention here."
         return [paragraph(text, "empty")]
     bins = FINE if len(run.maps) <= FEW else COARSE
-    found = [(path.stem, pooled(view(load_map(path)), bins)) for path in run.maps[:MOST]]
+    held = [(path.stem, load_map(path)) for path in run.maps[:MOST]]
+    found = [(key, pooled(view(one), bins)) for key, one in held]
     short = labels([one.asked for _, one in found])
-    blocks: list[str | Chart | Table] = [
-        chart_of(one, 0, short[one.asked], _distances(run, key, one), f"map-{key}")
-        for key, one in found
+    sheets = [sheet(key, short[view(one).asked], one, bins=PANE_BINS) for key, one in held]
+    sheets.sort(key=lambda one: (_ORDER.index(look(one.about.asked).family), one.name))
+    opening, closing = unfolded("The same maps as figures")
+    blocks: list[str | Chart | Table | Explorer] = [
+        Explorer(sheets=tuple(sheets), title="Inside the maps"),
+        opening,
+        *(
+            chart_of(one, 0, short[one.asked], _distances(run, key, one), f"map-{key}")
+            for key, one in found
+        ),
+        closing,
     ]
     rest = len(run.maps) - len(found)
     if rest > 0:
@@ -159,6 +170,7 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
         wide_height=triptych.height(False),
         narrow_height=triptych.height(True),
         kind="image",
+        alike=True,
     )
 
 

@@ -1,0 +1,119 @@
+"""The linked panes as data: what they hold, what they share, and how they fit into a page."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_run import PATTERNS, make
+
+import reports
+from attnbench.mapfile import Maps, load_map
+from reports.codes import LINEAR, SIGNED_ERROR, WEIGHT_ERROR, signed_of, unpacked, weights_of
+from reports.explorer import Explorer, sheet
+from reports.page import LARGEST_BYTES
+
+SOME = [one for one in PATTERNS if one[0].startswith(("full", "sinks", "combiner-fixed"))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(
+        tmp_path_factory.mktemp("run"), patterns=SOME, lengths=(1024, 2048),
+        captured=(1024,), layers=(0, 5), maps=14, passes=("fwd",),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def held(run: Path) -> list[Maps]:
+    return [load_map(path) for path in sorted((run / "maps").glob("*.npz"))]
+
+
+def blocks(markup: str) -> dict[str, Any]:
+    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', markup)
+    return {key: json.loads(text) for key, text in found}
+
+
+def test_each_block_says_what_the_map_file_holds(held: list[Maps]):
+    made = blocks(Explorer(sheets=(sheet("a", "A", held[0], rich=True),)).markup())
+    plane = made["explorer-index"]["maps"][0]["planes"][0]
+    seen = held[0].visible > 0
+    for head in range(2):
+        for name, block in plane["heads"][head].items():
+            if name == "variation":
+                continue
+            codes = unpacked(made[f"codes-{block['codes']}"], plane["bins"])
+            exact = getattr(held[0], name)[head].astype(float)
+            decode = signed_of if block["signed"] else weights_of
+            found = decode(codes, block["top"])
+            assert np.isnan(found[~seen]).all()
+            error = np.abs(found - exact)[seen]
+            if block["signed"]:
+                allowed = SIGNED_ERROR * (np.abs(exact) + LINEAR * block["top"])
+            else:
+                allowed = np.maximum(WEIGHT_ERROR * exact * (1 + 1e-6), block["top"] * 1e-6)
+            assert (error <= allowed[seen]).all()
+
+
+def test_variation_of_rows_is_half_their_absolute_difference(held: list[Maps]):
+    made = blocks(Explorer(sheets=(sheet("a", "A", held[0]),)).markup())
+    found = made["explorer-index"]["maps"][0]["planes"][0]["heads"][1]["variation"]
+    size = held[0].meta["bin_size"]
+    row = float((held[0].absolute[1, 40] * held[0].visible[40]).sum()) / (2 * size)
+    assert found[40] == pytest.approx(row, rel=1e-3)
+
+
+def test_maps_of_one_page_share_limits_and_equal_codes(held: list[Maps]):
+    sheets = tuple(sheet(str(i), str(i), one) for i, one in enumerate(held[:4]))
+    made = blocks(Explorer(sheets=sheets).markup())
+    heads = [one["planes"][0]["heads"][0] for one in made["explorer-index"]["maps"]]
+    assert len({head["full"]["top"] for head in heads}) == 1
+    assert len({head["difference"]["top"] for head in heads}) == 1
+    assert heads[0]["effective"]["top"] == heads[0]["full"]["top"]
+    assert len({head["full"]["codes"] for head in heads}) == 1  # the same full attention, once
+
+
+def test_corners_are_held_one_to_one_where_bins_are_wider(held: list[Maps]):
+    one = sheet("a", "A", held[0], rich=True)
+    assert [plane.bin_size for plane in one.planes] == [held[0].meta["bin_size"], 1, 1]
+    assert [plane.start for plane in one.planes] == [0, 0, one.about.length - 32]
+    assert np.array_equal(one.planes[2].arrays["full"], held[0].crop_full[:, 1])
+    assert [plane.name for plane in sheet("a", "A", held[0]).planes] == ["whole map"]
+
+
+def test_negative_weights_are_coded_with_their_sign(held: list[Maps]):
+    values = {name: getattr(held[0], name) for name in held[0].__dataclass_fields__}
+    ours = values["effective"].copy()
+    ours[0, 5, 2] = -0.01
+    one = Maps(**{**values, "effective": ours})
+    made = blocks(Explorer(sheets=(sheet("a", "A", one),)).markup(heads=1))
+    block = made["explorer-index"]["maps"][0]["planes"][0]["heads"][0]["effective"]
+    assert block["signed"]
+    codes = unpacked(made[f"codes-{block['codes']}"], 64)
+    assert signed_of(codes, block["top"])[5, 2] == pytest.approx(-0.01, rel=0.04)
+
+
+def test_heads_are_left_out_before_the_page_grows_too_large(held: list[Maps]):
+    explorer = Explorer(sheets=(sheet("a", "A", held[0]),))
+    one, both = explorer.markup(heads=1), explorer.markup()
+    assert explorer.fitting(len(both.encode())) == both
+    assert explorer.fitting(len(both.encode()) - 1) == one
+    assert explorer.fitting(len(one.encode()) - 1) == ""
+
+
+def test_a_report_holds_twelve_maps_and_stays_below_four_megabytes(run: Path):
+    text = reports.write(run).read_text(encoding="utf-8")
+    assert len(text.encode()) <= LARGEST_BYTES <= 4_000_000
+    found = blocks(text)["explorer-index"]
+    assert len(found["maps"]) == 12
+    assert len({one["key"] for one in found["maps"]}) == 12
+    assert "figure-map-" in text
+    assert "2 more stored maps" in text
+
+
+def test_pages_of_the_same_map_are_the_same_bytes(held: list[Maps], tmp_path: Path):
+    first, second = (reports.inspect(held[0], tmp_path / name, row=700) for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    assert blocks(first.read_text())["explorer-index"]["row"] == 700
