@@ -1,6 +1,7 @@
 """The linked panes in a real browser: what they read out, how they move, what links reopen."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def test_selects_the_wheel_and_dragging_change_every_pane(browser, page: Path, k
     ready(browser, page, f"#map={keys[0]}&head=0")
     before = [pixels(browser, pane) for pane in range(3)]
     Select(browser.find_element(By.CSS_SELECTOR, "[data-key=head]")).select_by_value("3")
-    settled(browser, f"map={keys[0]}")
+    settled(browser, "head=3")
     WebDriverWait(browser, 10).until(lambda one: not np.array_equal(pixels(one, 0), before[0]))
     Select(browser.find_element(By.CSS_SELECTOR, "[data-key=map]")).select_by_value(keys[2])
     WebDriverWait(browser, 10).until(lambda one: state(one)["map"] == keys[2])
@@ -228,7 +229,6 @@ def test_selects_the_wheel_and_dragging_change_every_pane(browser, page: Path, k
         lambda one: "zoom=" in state(one)["hash"] and state(one)["hash"] != zoomed
     )
     assert not np.array_equal(pixels(browser, 0), after[0])
-    assert browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -325,7 +325,7 @@ def test_without_scripts_the_figures_are_there_and_with_them_folded(browser, pag
 def test_codes_that_cannot_be_read_leave_the_figures_open(browser, alone: Path, tmp_path: Path):
     text = alone.read_text(encoding="utf-8")
     broken = tmp_path / "broken.html"
-    broken.write_text(text.replace('id="codes-0">"', 'id="codes-0">"AAAA'), encoding="utf-8")
+    broken.write_text(re.sub(r'(id="codes-\d+">")', r"\1AAAA", text), encoding="utf-8")
     visit(browser, broken, 1280)
     WebDriverWait(browser, 10).until(
         lambda one: "could not be opened" in one.find_element(By.ID, "explorer").text

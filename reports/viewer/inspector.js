@@ -79,13 +79,13 @@
     build() {
       const select = (name, key) => {
         const box = element("select", { "aria-label": name, "data-key": key });
-        box.addEventListener("change", () => this.set({ [key]: key === "map" ? box.value : Number(box.value) }));
+        box.addEventListener("change", () => this.change({ [key]: key === "map" ? box.value : Number(box.value) }));
         return [element("label", {}, element("span", {}, name), box), box];
       };
       const choice = (name, key, words) => {
         const buttons = words.map((word, place) => {
           const one = element("button", { type: "button", "data-key": key }, word);
-          one.addEventListener("click", () => this.set({ [key]: place === 1 }));
+          one.addEventListener("click", () => this.change({ [key]: place === 1 }));
           return one;
         });
         return [element("div", { role: "group", class: "choice", "aria-label": name }, ...buttons), buttons];
@@ -132,7 +132,7 @@
         element("p", { class: "keys", id: "explorer-keys" },
           "Click a row for its profile; drag, or wheel after a click, to zoom and move. Keys: arrows (Shift: 16 cells), "
           + "+ and \u2212, 0 for all, [ and ] for the head, d for the difference, w for the worst row. "
-          + "Values are \u2018about\u2019: within 3 % of what the map file holds."));
+          + "Values are \u2018about\u2019: within about 3 % of what the map file (npz) holds."));
       new ResizeObserver(() => this.schedule()).observe(this.stages);
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.schedule());
       new MutationObserver(() => this.schedule()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -192,7 +192,7 @@
       canvas.addEventListener("pointerleave", () => { if (!from) this.point(this.selected, this.at?.column ?? 0, "off"); });
       canvas.addEventListener("dblclick", (event) => this.zoomBy(1 / 2, this.cellOf(event, canvas)));
       canvas.addEventListener("wheel", (event) => {
-        const inUse = this.stages.contains(document.activeElement) || event.ctrlKey || root.dataset.alone !== undefined;
+        const inUse = this.stages.contains(document.activeElement) || event.ctrlKey;
         if (!inUse || (event.deltaY > 0 && this.zoom.size >= this.plane.bins)) return; // the page scrolls
         event.preventDefault();
         this.zoomBy(2 ** (Math.max(-100, Math.min(100, event.deltaY)) / 160), this.cellOf(event, canvas));
@@ -215,6 +215,11 @@
         absolute: asked.get("difference") === "absolute", max: asked.get("cells") === "max",
       }, zoom.length === 3 && zoom.every(Number.isFinite) ? { x: zoom[0], y: zoom[1], size: zoom[2] } : null);
       if (map) root.scrollIntoView({ block: "start", behavior: "instant" });
+    }
+
+    change(changes) {
+      this.used = true; // from here on the address follows
+      return this.set(changes).catch(failed);
     }
 
     async set(changes, zoom) {
@@ -336,15 +341,14 @@
       const far = event.shiftKey ? 16 : 1, { row, column } = this.at;
       const turn = (by) => {
         const { heads } = this.map;
-        this.used = true;
-        this.set({ head: heads[(heads.indexOf(this.state.head) + by + heads.length) % heads.length] });
+        this.change({ head: heads[(heads.indexOf(this.state.head) + by + heads.length) % heads.length] });
       };
       const moves = {
         ArrowUp: () => this.step(row - far, column), ArrowDown: () => this.step(row + far, column),
         ArrowLeft: () => this.step(row, column - far), ArrowRight: () => this.step(row, column + far),
         "+": () => this.zoomBy(1 / 2), "=": () => this.zoomBy(1 / 2), "-": () => this.zoomBy(2), "0": () => this.zoomBy(Infinity),
         "[": () => turn(-1), "]": () => turn(1), w: () => this.goToWorst(),
-        d: () => { this.used = true; this.set({ absolute: !this.state.absolute }); },
+        d: () => this.change({ absolute: !this.state.absolute }),
         Enter: () => this.choose(row), " ": () => this.choose(row),
       };
       if (!moves[event.key]) return;
@@ -602,9 +606,9 @@
     addEventListener("beforeprint", () => still.forEach((one) => { one.open = true; }));
     root.dataset.ready = performance.now().toFixed(0);
   };
-  if (root && "DecompressionStream" in window) {
-    start().catch((error) => {
-      root.replaceChildren(element("p", { class: "empty" }, `The interactive maps could not be opened (${error.message}); the figures below show them.`));
-    });
-  }
+  const failed = (error) => {
+    for (const one of document.querySelectorAll("details.still")) one.open = true;
+    root.replaceChildren(element("p", { class: "empty" }, `The interactive maps could not be opened (${error.message}); the figures below show them.`));
+  };
+  if (root && "DecompressionStream" in window) start().catch(failed);
 }
