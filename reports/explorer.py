@@ -3,6 +3,7 @@
 Without the script nothing of this shows; the page keeps static figures for that.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from attnbench.mapfile import Maps
-from reports.codes import DECADES, LINEAR, Array, packed, signed_codes, weight_codes
+from attnbench.sources import sample_text
+from reports.codes import DECADES, LINEAR, Array, Codes, packed, signed_codes, weight_codes
 from reports.frame.maps import Map, pooled, view
 from reports.html import data_block, escape
+from reports.structure import Labels, Shares, Window, definition, regions, shares
 from reports.style import look, shaded
 from reports.text import size_text
 
@@ -24,6 +27,7 @@ _HOW = (
 )
 _MEANS, _MAXIMA = ("full", "effective"), ("full_max", "effective_max")
 _DIFFERENCES = ("difference", "absolute")
+_SCRIPTS = ("codes.", "regions.", "tokens.", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +35,25 @@ class Plane:
     """A square of cells as it is drawn: [heads, N, N], and where in the sequence it lies."""
 
     name: str
-    start: int  # token of the first cell
+    start: int  # token of the first query
+    key_start: int  # and of the first key
     length: int  # tokens it covers
     bin_size: int
     visible: Array
     arrays: dict[str, Array]
+    regions: Labels | None = None  # [N, N]
+    shares: Shares | None = None  # [N, N]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """One stored map with its planes: the whole, and the 1:1 corners where they are wanted."""
+    """One stored map with its planes: the whole, and the 1:1 parts where they are wanted."""
 
     key: str
     name: str
     about: Map
     planes: tuple[Plane, ...]
+    tokens: tuple[str, ...] | None = None  # the text of each token, where it may be shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +98,12 @@ class Explorer:
         style = look(about.asked)
         case = about.case
         layer = case.get("layer")
-        said = ["" if layer is None else f"layer {layer}", str(case.get("source", "")),
-                f"{size_text(about.length)} tokens"]  # fmt: skip
+        where = f"{case.get('source', 'given q, k, v')} · {size_text(about.length)} tokens"
         return {
-            "key": sheet.key, "name": sheet.name, "asked": about.asked,
-            "about": " · ".join(part for part in said if part),
+            "key": sheet.key, "name": sheet.name, "asked": about.asked, "where": where,
+            "layer": None if layer is None else str(layer),
+            "tokens": None if sheet.tokens is None
+            else blocks.setdefault(_text_block(sheet.tokens), str(len(blocks))),
             "ink": style.ink, "bright": shaded(style.colour, 0.25),
             "causal": bool(about.meta.get("causal", True)),
             "heads": about.heads[:heads],
@@ -123,8 +132,14 @@ class Explorer:
             return {"codes": blocks.setdefault(text, str(len(blocks))), "signed": signed,
                     "top": tops[kind]}  # fmt: skip
 
+        structure = {
+            name: blocks.setdefault(packed(codes), str(len(blocks)))
+            for name, codes in (("shares", plane.shares), ("regions", _two_bytes(plane.regions)))
+            if codes is not None
+        }
         return {
-            "name": plane.name, "start": plane.start, "length": plane.length,
+            "name": plane.name, "start": plane.start, "keyStart": plane.key_start,
+            "length": plane.length, **structure,
             "bin": plane.bin_size, "bins": int(plane.visible.shape[-1]),
             "heads": [
                 {name: block(name, head) for name in plane.arrays}
@@ -142,26 +157,24 @@ def sheet(key: str, name: str, held: Maps, *, bins: int | None = None, rich: boo
         name: how people call it.
         held: from `load_map` or `make`.
         bins: at most so many a side; as stored if None.
-        rich: with the maxima of bins, and with the 1:1 corners where bins are wider than a token.
+        rich: with the maxima of bins, and with the 1:1 parts where bins are wider than a token.
     """
     about = view(held)
+    made = definition(str(held.meta.get("pattern", "")), about.length)
     if bins is not None:
         about = pooled(about, bins)
     arrays = {name: getattr(about, name) for name in (*_MEANS, *_DIFFERENCES)}
     if rich and about.bin_size > 1 and about.bins == held.full.shape[-1]:
         arrays |= {name: getattr(held, name).astype(np.float64) for name in _MAXIMA}
-    whole = Plane(
-        name="whole map", start=0, length=about.length, bin_size=about.bin_size,
-        visible=about.visible, arrays=arrays,
-    )  # fmt: skip
-    corners = _corners(about, held) if rich and about.bin_size > 1 else ()
-    return Sheet(key=key, name=name, about=about, planes=(whole, *corners))
+    whole = _plane("whole map", about, (0, 0), about.length, about.bin_size, arrays, made)
+    parts = _parts(about, held, made) if rich and about.bin_size > 1 else ()
+    return Sheet(key=key, name=name, about=about, planes=(whole, *parts), tokens=_tokens(about))
 
 
 def row_variation(plane: Plane, head: int) -> list[float]:
     """Total variation of each row of bins, mean over its queries and exact: from |difference|.
 
-    In a corner only the keys of the corner count.
+    In a part of the map only the keys of that part count.
     """
     mass = (np.nan_to_num(plane.arrays["absolute"][head]) * plane.visible).sum(axis=1)
     starts = np.arange(plane.visible.shape[0]) * plane.bin_size
@@ -170,31 +183,79 @@ def row_variation(plane: Plane, head: int) -> list[float]:
 
 
 def style_and_script() -> tuple[str, str]:
-    """The style sheet and the script of the panes."""
+    """The style sheet and the scripts of the panes, which share a scope of their own."""
     folder = files("reports") / "viewer"
-    css, js = (folder / f"inspector.{kind}" for kind in ("css", "js"))
-    return css.read_text(encoding="utf-8"), js.read_text(encoding="utf-8")
+    scripts = ((folder / f"inspector.{name}js").read_text(encoding="utf-8") for name in _SCRIPTS)
+    style = (folder / "inspector.css").read_text(encoding="utf-8")
+    return style, '"use strict";\n{\n' + "\n".join(scripts) + "}\n"
 
 
-def _corners(about: Map, held: Maps) -> tuple[Plane, ...]:
+def _parts(about: Map, held: Maps, made: Any) -> tuple[Plane, ...]:
+    """The 1:1 parts that a map holds."""
     side = held.crop_full.shape[-1]
-    i, j = np.mgrid[0:side, 0:side]
-    causal = bool(about.meta.get("causal", True))
-    visible = (j <= i if causal else np.ones_like(i)).astype(np.float64)
+    worst = about.meta.get("worst")
+    places = [("first", 0, 0), ("last", about.length - side, about.length - side)]
+    if isinstance(worst, dict):
+        places.append(("worst", int(worst["query"]), int(worst["key"])))
     found = []
-    for corner, (word, start) in enumerate((("first", 0), ("last", about.length - side))):
-        full, ours = (
-            x[:, corner].astype(np.float64) for x in (held.crop_full, held.crop_effective)
-        )
+    for index, (word, query, key) in enumerate(places):
+        full, ours = (x[:, index].astype(np.float64) for x in (held.crop_full, held.crop_effective))
         arrays = {
             "full": full, "effective": ours, "difference": ours - full,
             "absolute": np.abs(ours - full),
         }  # fmt: skip
-        found.append(
-            Plane(name=f"{word} {side} tokens, 1:1", start=start, length=side, bin_size=1,
-                  visible=visible, arrays=arrays)
-        )  # fmt: skip
+        what = f"{word} {side} {'queries' if word == 'worst' else 'tokens'}, 1:1"
+        found.append(_plane(what, about, (query, key), side, 1, arrays, made))
     return tuple(found)
+
+
+def _plane(
+    name: str,
+    about: Map,
+    first: tuple[int, int],
+    length: int,
+    bin_size: int,
+    arrays: dict[str, Array],
+    made: Any,
+) -> Plane:
+    query, key = first
+    window = Window(total=about.length, query=query, key=key, length=length, bin_size=bin_size)
+    visible = about.visible
+    if length < about.length:
+        causal = bool(about.meta.get("causal", True))
+        i, j = np.mgrid[0:length, 0:length]
+        visible = ((j + key <= i + query) | (not causal)).astype(np.float64)
+    return Plane(
+        name=name, start=query, key_start=key, length=length, bin_size=bin_size, visible=visible,
+        arrays=arrays,
+        regions=None if made is None else regions(made, window),
+        shares=None if made is None else shares(made, window),
+    )  # fmt: skip
+
+
+def _tokens(about: Map) -> tuple[str, ...] | None:
+    """The text of the tokens: what the map holds, or that of the shipped sample."""
+    held = about.meta.get("tokens")
+    if isinstance(held, list):
+        return tuple(str(one) for one in held[: about.length])
+    causal = bool(about.meta.get("causal", True))
+    if about.case.get("source") != "captured":
+        return None
+    text = sample_text(causal)
+    return None if text is None or len(text) < about.length else text[: about.length]
+
+
+def _text_block(tokens: tuple[str, ...]) -> str:
+    """A list of texts as JSON; halves of characters, which no file can hold, are replaced."""
+    return json.dumps([one.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                       for one in tokens], ensure_ascii=False)  # fmt: skip
+
+
+def _two_bytes(labels: Labels | None) -> Codes | None:
+    """Low bytes, then high bytes."""
+    if labels is None:
+        return None
+    return np.stack([labels & 0xFF, labels >> 8]).astype(np.uint8)
 
 
 def _largest(planes: Sequence[Plane], names: tuple[str, ...]) -> float:
