@@ -191,9 +191,12 @@ def kept_maps(text: str) -> list["Maps"]:
         BadInput: the folder holds no maps, or a file cannot be read.
     """
     from attnbench.mapfile import load_map
+    from patterns import PATTERNS
     from patterns.errors import BadInput
 
     path = Path(text)
+    if text.partition("[")[0].strip() in PATTERNS:  # also where a folder has that name
+        return []
     if path.suffix == ".npz":
         return [load_map(path)]
     if not path.is_dir():

@@ -9,8 +9,8 @@ from attnbench.check import Checker
 from attnbench.crops import with_worst
 from attnbench.mapfile import Maps
 from attnbench.maps import make
-from attnbench.matrix import asked_name
-from attnbench.sources import Inputs, Setting, load, settings, text_of
+from attnbench.matrix import asked_name, too_long
+from attnbench.sources import Inputs, Setting, load, offers, settings, text_of
 from patterns.base import Pattern
 from patterns.errors import BadInput
 from patterns.grammar import near_match
@@ -49,40 +49,48 @@ def inspected(wanted: Wanted) -> list[Maps]:
         Wrong: the implementation fails its correctness check.
     """
     found = settings(wanted.source, causal=wanted.pattern.causal)
-    if wanted.layers is not None:
+    if wanted.layers:
         known = [str(one.layer) for one in found if one.layer is not None]
         for layer in wanted.layers:
             if layer not in known:
                 remedy = near_match(layer, known) if known else "it is synthetic; leave it out"
                 raise BadInput(f"source {wanted.source!r} has no layer {layer!r}: {remedy}")
-        found = [one for one in found if not wanted.layers or str(one.layer) in wanted.layers]
-    return [
-        _one(wanted, setting) for setting in (found if wanted.layers is not None else found[:1])
-    ]
+        found = [one for one in found if str(one.layer) in wanted.layers]
+    elif wanted.length is not None:
+        longest = max(found, key=lambda one: one.max_length or 0)
+        found = [one for one in found if offers(one, wanted.length)] or [longest]
+    return [_one(wanted, setting) for setting in (found[:1] if wanted.layers is None else found)]
 
 
 def _one(wanted: Wanted, setting: Setting) -> Maps:
-    pattern = wanted.pattern
-    length = wanted.length
-    if length is None:
-        length = setting.max_length or USUAL_LENGTH
-        length = min(length, USUAL_LENGTH) if pattern.causal else length
+    pattern, length = wanted.pattern, wanted.length or _usual_length(setting)
+    if reason := too_long(pattern, length):
+        raise BadInput(f"{pattern.spec} does not fit: {reason}")
     inputs = load(setting, length=length, seed=0, device=wanted.device, dtype=torch.float32)
     count = inputs.q.shape[1]
     heads = range(min(USUAL_HEADS, count)) if wanted.heads is None else wanted.heads or range(count)
-    for name in ("q", "k", "v"):
-        if not bool(getattr(inputs, name).isfinite().all()):
-            raise BadInput(f"{name} of {setting.source} holds numbers that are not finite")
+    if wrong := [head for head in heads if head >= count]:
+        raise BadInput(f"{setting.source} has the heads 0 to {count - 1}, got head {wrong[0]}")
     _check(pattern, inputs, wanted.backend)
-    case = {"asked": asked_name(pattern), "source": setting.source, "layer": setting.layer}
     made = make(
-        pattern, inputs, bins=wanted.bins, heads=list(heads), backend=wanted.backend, case=case
+        pattern,
+        inputs,
+        bins=wanted.bins,
+        heads=list(heads),
+        backend=wanted.backend,
+        case={"asked": asked_name(pattern), "source": setting.source, "layer": setting.layer},
     )
     made = with_worst(made, pattern, inputs, backend=wanted.backend)
     tokens = text_of(setting) if wanted.tokens else inputs.tokens
     if tokens is None:
         return made
     return replace(made, meta=made.meta | {"tokens": list(tokens[:length])})
+
+
+def _usual_length(setting: Setting) -> int:
+    """All that a bidirectional capture has, as it cannot be cut; else as much as is drawn fast."""
+    has = setting.max_length or USUAL_LENGTH
+    return has if setting.causal is False else min(has, USUAL_LENGTH)
 
 
 def _check(pattern: Pattern, inputs: Inputs, backend: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from report_run import PATTERNS, make
 
 import reports
 from attnbench.mapfile import Maps, load_map
+from reports import thumbnails
 from reports.codes import LINEAR, SIGNED_ERROR, WEIGHT_ERROR, signed_of, unpacked, weights_of
 from reports.explorer import Explorer, sheet
+from reports.frame.maps import view
 from reports.page import LARGEST_BYTES
 
 SOME = [one for one in PATTERNS if one[0].startswith(("full", "sinks", "combiner-fixed"))]
@@ -83,6 +86,64 @@ def test_corners_are_held_one_to_one_where_bins_are_wider(held: list[Maps]):
     assert [plane.name for plane in sheet("a", "A", held[0]).planes] == ["whole map"]
 
 
+def test_the_worst_rows_have_a_place_of_their_own(held: list[Maps]):
+    crops = {name: np.repeat(getattr(held[0], name)[:, :1], 3, axis=1)
+             for name in ("crop_full", "crop_effective")}  # fmt: skip
+    meta = held[0].meta | {"worst": {"query": 300, "key": 290}}
+    worst = sheet("a", "A", replace(held[0], **crops, meta=meta), rich=True).planes[3]
+    assert (worst.start, worst.key_start, worst.bin_size) == (300, 290, 1)
+    assert worst.visible[0, 10] == 1
+    assert worst.visible[0, 11] == 0
+    made = blocks(
+        Explorer(
+            sheets=(sheet("a", "A", replace(held[0], meta=meta, **crops), rich=True),)
+        ).markup()
+    )
+    plane = made["explorer-index"]["maps"][0]["planes"][3]
+    codes = unpacked(made[f"codes-{plane['heads'][0]['full']['codes']}"], 32)
+    assert codes[0, 10] != 255
+    assert codes[0, 11] == 255
+
+
+def test_the_sample_has_its_text_and_no_other_source_has_any(held: list[Maps]):
+    found = sheet("a", "A", held[0]).tokens
+    assert found is not None
+    assert "".join(found).startswith('The "assert" statement')
+    assert len(found) == held[0].meta["length"]
+    case = held[0].meta["case"] | {"source": "captured:mine.safetensors"}
+    mine = replace(held[0], meta=held[0].meta | {"case": case})
+    assert sheet("a", "A", mine).tokens is None
+    told = replace(mine, meta=mine.meta | {"tokens": ["a", "\ud800", "</script>"]})
+    made = Explorer(sheets=(sheet("a", "A", told),)).markup()
+    found = blocks(made)
+    texts = json.loads(found[f"codes-{found['explorer-index']['maps'][0]['tokens']}"])
+    assert texts == ["a", "\ufffd", "</script>"]
+
+
+def test_several_maps_share_a_page_and_have_files_of_their_own(held: list[Maps], tmp_path: Path):
+    layers = sorted(held[:4], key=lambda one: one.meta["case"]["asked"])
+    page = reports.inspect(layers, tmp_path)
+    index = blocks(page.read_text(encoding="utf-8"))["explorer-index"]
+    keys = [one["key"] for one in index["maps"]]
+    assert len(set(keys)) == 4
+    for key, one in zip(keys, layers, strict=True):
+        assert load_map(tmp_path / f"{key}.npz").meta == one.meta
+        assert (tmp_path / "figures" / f"{key}.svg").is_file()
+        assert (tmp_path / "figures" / f"{key}.png").is_file()
+    assert page.read_text(encoding="utf-8").count('class="still"') == 1
+
+
+def test_a_picture_in_small_is_white_without_weight_and_grey_where_nothing_is_seen(held):
+    sinks = next(one for one in held if one.meta["pattern"].startswith("sinks"))
+    found = thumbnails.picture(view(sinks))
+    assert found[40, 20].tolist() == [1, 1, 1, 1]
+    assert found[20, 40, :3].tolist() == pytest.approx([0.93, 0.94, 0.95])
+    assert found[40, 40, :3].tolist() != [1, 1, 1]
+    text = thumbnails.markup([("k", "<b>", view(sinks))])
+    assert "&lt;b&gt;" in text
+    assert text == thumbnails.markup([("k", "<b>", view(sinks))])
+
+
 def test_negative_weights_are_coded_with_their_sign(held: list[Maps]):
     values = {name: getattr(held[0], name) for name in held[0].__dataclass_fields__}
     ours = values["effective"].copy()
@@ -111,6 +172,7 @@ def test_a_report_holds_twelve_maps_and_stays_below_four_megabytes(run: Path):
     assert len({one["key"] for one in found["maps"]}) == 12
     assert "figure-map-" in text
     assert "2 more stored maps" in text
+    assert len(re.findall(r"inspect RUN/maps/\w+\.npz", text)) == 2
 
 
 def test_pages_of_the_same_map_are_the_same_bytes(held: list[Maps], tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from test_reports_browser import requested, visit
 
 import reports
+from attnbench import pattern
+from attnbench.inspection import Wanted, inspected
 from attnbench.mapfile import Maps, load_map
 from reports.codes import LINEAR, SIGNED_ERROR, WEIGHT_ERROR
 
@@ -40,6 +43,18 @@ def keys(page: Path) -> list[str]:
 def alone(page: Path, keys: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reports.inspect(load_map(page.parent / "maps" / f"{keys[0]}.npz"),
                            tmp_path_factory.mktemp("alone"), head=3, row=700)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def layers() -> list[Maps]:
+    """What `inspect` makes of two layers of the shipped sample, in bins of 4 tokens."""
+    return inspected(Wanted(pattern=pattern("combiner-fixed[block=16]"), source="captured",
+                            layers=("0", "5"), heads=(0, 2), length=300, bins=75))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(layers: list[Maps], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reports.inspect(layers, tmp_path_factory.mktemp("real"))
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +224,11 @@ def test_selects_the_wheel_and_dragging_change_every_pane(browser, page: Path, k
     Select(browser.find_element(By.CSS_SELECTOR, "[data-key=head]")).select_by_value("3")
     settled(browser, "head=3")
     WebDriverWait(browser, 10).until(lambda one: not np.array_equal(pixels(one, 0), before[0]))
-    Select(browser.find_element(By.CSS_SELECTOR, "[data-key=map]")).select_by_value(keys[2])
-    WebDriverWait(browser, 10).until(lambda one: state(one)["map"] == keys[2])
+    chosen = Select(browser.find_element(By.CSS_SELECTOR, "[data-key=map]"))
+    assert len(chosen.options) == 2
+    other = next(x for x in range(2) if not chosen.options[x].is_selected())
+    chosen.select_by_index(other)
+    WebDriverWait(browser, 10).until(lambda one: state(one)["map"] != keys[0])
     before = [pixels(browser, pane) for pane in range(3)]
     canvas = browser.find_elements(By.CSS_SELECTOR, ".stage canvas")[1]
     ActionChains(browser).move_to_element_with_offset(canvas, -40, 60).click().perform()
@@ -331,3 +349,102 @@ def test_codes_that_cannot_be_read_leave_the_figures_open(browser, alone: Path, 
         lambda one: "could not be opened" in one.find_element(By.ID, "explorer").text
     )
     assert browser.find_element(By.CSS_SELECTOR, "details.still").get_attribute("open") is not None
+
+
+def test_a_layer_can_be_chosen_and_the_address_follows(browser, real: Path):
+    ready(browser, real)
+    assert "layer 0" in state(browser)["bins"]
+    Select(browser.find_element(By.CSS_SELECTOR, "[data-key=layer]")).select_by_index(1)
+    said = settled(browser, "map=map-layer-5")
+    assert "layer 5" in said["bins"]
+    assert not browser.find_element(By.CSS_SELECTOR, "[data-key=map]").is_displayed()
+
+
+@pytest.mark.parametrize(("row", "column"), [(60, 21), (40, 0)])
+def test_a_region_is_outlined_with_its_keys_and_its_mass(browser, real, layers, row, column):
+    ready(browser, real, "#map=map-layer-0&head=2")
+    point(browser, 1, row, column, 75)
+    first = 4 * column // 16 * 16
+    cells = slice(first // 4, first // 4 + 4)
+    weights = layers[0].effective[1, row, cells] * layers[0].visible[row, cells]
+    said = browser.execute_script("""
+        const line = document.querySelector(".region");
+        const path = document.querySelectorAll(".outline")[1];
+        return {...line.dataset, text: line.textContent, shape: path.firstChild.getAttribute("d"),
+                own: path.lastChild.getAttribute("d"),
+                shade: document.querySelector(".profile .shade").getAttribute("d")}""")
+    assert said["keys"] == f"{first}\u2013{first + 15}"
+    assert float(said["mass"]) == pytest.approx(float(weights.sum()) / 4, rel=0.03)
+    assert f"as query {4 * row + 2} sees it" in said["text"]
+    top = (first + 16) // 4  # the first row of bins that reads the region
+    assert said["shape"] == f"M{first // 4} {top}H{first // 4 + 4}V75H{first // 4}Z"
+    assert said["own"] == f"M{first // 4} {row}H{first // 4 + 4}V{row + 1}H{first // 4}Z"
+    assert said["shade"].startswith("M")
+    point(browser, 1, row, 4 * row // 16 * 16 // 4, 75)
+    line = browser.find_element(By.CSS_SELECTOR, ".region")
+    assert line.text == "This key is read directly."
+    assert line.get_attribute("data-mass") == ""
+
+
+def test_the_worst_rows_read_out_pair_by_pair_with_their_tokens(browser, real, layers):
+    ready(browser, real, "#map=map-layer-5&head=0&part=3")
+    query, key = (layers[1].meta["worst"][name] for name in ("query", "key"))
+    tokens = layers[1].meta["tokens"]
+    row, column = 250 - query, 21 - key
+    point(browser, 0, row, column, 256)
+    said = state(browser)
+    assert (said["query"]["text"], said["key"]["text"]) == ("250", "21")
+    exact = float(layers[1].crop_effective[0, 2, row, column])
+    assert float(said["effective"]["value"]) == pytest.approx(exact, rel=WEIGHT_ERROR * 1.001)
+    marks = browser.execute_script(
+        "return [...document.querySelectorAll('.context mark')].map(x => x.textContent)"
+    )
+    assert marks == [tokens[250].replace("\n", "\u23ce"), tokens[21].replace("\n", "\u23ce")]
+
+
+def test_the_mask_shows_none_some_and_all(browser, page: Path, keys: list[str]):
+    sinks = next(
+        key for key in keys
+        if load_map(page.parent / "maps" / f"{key}.npz").meta["pattern"].startswith("sinks")
+    )  # fmt: skip
+    ready(browser, page, f"#map={sinks}&head=0&cells=mask")
+    assert "mask" in state(browser)["pressed"]
+    window = int(re.search(r"window=(\d+)", load_map(
+        page.parent / "maps" / f"{sinks}.npz").meta["pattern"])[1])  # fmt: skip
+    shown, side = pixels(browser, 1), len(pixels(browser, 1))
+    row = 50
+    for column, colour in ((row - 1, [44, 95, 138]), (row - window // 16, [159, 171, 184]),
+                           (20, WHITE), (0, [159, 171, 184])):  # fmt: skip
+        place = int((row + 0.5) / 64 * side), int((column + 0.5) / 64 * side)
+        assert shown[place][:3].tolist() == colour
+    point(browser, 1, row, 0, 64)
+    said = browser.find_element(By.CSS_SELECTOR, ".region").text
+    assert said.startswith("Pairs of this cell that may have weight: about 2")  # 4 of 16 keys
+    stages = browser.find_element(By.CSS_SELECTOR, ".stages")
+    stages.send_keys("c")
+    WebDriverWait(browser, 10).until(lambda one: "mask" not in state(one)["pressed"])
+
+
+def test_hostile_tokens_and_names_are_text(browser, layers: list[Maps], tmp_path: Path):
+    bad = ["</script><script>window.hacked=1</script>", "\"quo'ted\"", "\U0001f600",
+           "\u05e9\u202ex", "<img src=x onerror=window.hacked=1>", "\ud800", "\n", "",
+           "&amp;<!--"]  # fmt: skip
+    name = "x<img src=x onerror=window.hacked=1>[a=</script>]"
+    meta = layers[0].meta
+    meta = meta | {"tokens": (bad * 40)[:300], "case": meta["case"] | {"asked": name}}
+    page = reports.inspect(replace(layers[0], meta=meta), tmp_path)
+    ready(browser, page, "#map=map&head=0&part=1&row=100&zoom=90,90,12")
+    point(browser, 0, 100, 9, 256)  # outside of what is seen: the last cells are taken
+    words = browser.execute_script(
+        "return [...document.querySelectorAll('.ticks .query.word')].map(x => x.textContent)"
+    )
+    expected = ["</script><script>window.hacked=1</script>", "\"quo'ted\"", "\U0001f600",
+                "\u05e9\u25a1x", "<img src=x onerror=window.hacked=1>", "\ufffd", "\u23ce",
+                "\u2205", "&amp;<!--"]  # fmt: skip
+    assert words[:9] == expected
+    assert browser.find_element(By.CSS_SELECTOR, ".pane.effective h4").text.startswith(
+        "x<img src=x"
+    )
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.find_elements(By.CSS_SELECTOR, ".explorer img, h1 img") == []
+    assert browser.get_log("browser") == []

@@ -5,12 +5,13 @@ from functools import partial
 import pandas as pd
 
 from attnbench.mapfile import load_map
+from reports import thumbnails
 from reports.chart import Chart, Table
 from reports.explorer import Explorer, sheet
 from reports.figures import distance, gallery, triptych
 from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
-from reports.frame.names import labels
+from reports.frame.names import by_number, labels
 from reports.frame.spread import at_one_place, mass_by_distance
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
@@ -25,7 +26,8 @@ from reports.text import joined, size_text, three, three_places
 MOST = 12  # maps on the page; the others stay in maps/
 PANE_BINS = 256  # of a map in the linked panes
 FEW, FINE, COARSE = 4, 256, 128  # up to so many maps have fine bins; `inspect` draws the finest
-_ORDER = ("dense", "sparse", "combiner", "other")
+_ORDER = ("combiner", "sparse", "other", "dense")  # maps of the last come in small
+_FAMILIES = ("dense", "sparse", "combiner", "other")
 
 
 def section(run: Run) -> Section:
@@ -43,7 +45,7 @@ def section(run: Run) -> Section:
 
 
 def _gallery(found: list[Tile]) -> Chart:
-    found = sorted(found, key=lambda one: (_ORDER.index(look(one.asked).family), one.name))
+    found = sorted(found, key=lambda one: (_FAMILIES.index(look(one.asked).family), one.name))
     frame = pd.DataFrame(
         {"pattern": one.name, "density": one.density, "keys a query": one.keys_per_query}
         for one in found
@@ -106,11 +108,12 @@ def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
         text = "This run stored no maps, so there is no pattern to lay beside full attention here."
         return [paragraph(text, "empty")]
     bins = FINE if len(run.maps) <= FEW else COARSE
-    held = [(path.stem, load_map(path)) for path in run.maps[:MOST]]
-    found = [(key, pooled(view(one), bins)) for key, one in held]
-    short = labels([one.asked for _, one in found])
+    every = [(path.stem, load_map(path)) for path in run.maps]
+    every.sort(key=lambda one: _rank(view(one[1])))
+    held, rest = every[:MOST], every[MOST:]
+    short = labels([view(one).asked for _, one in every])
     sheets = [sheet(key, short[view(one).asked], one, bins=PANE_BINS) for key, one in held]
-    sheets.sort(key=lambda one: (_ORDER.index(look(one.about.asked).family), one.name))
+    found = [(key, pooled(view(one), bins)) for key, one in held]
     opening, closing = unfolded("The same maps as figures")
     blocks: list[str | Chart | Table | Explorer] = [
         Explorer(sheets=tuple(sheets), title="Inside the maps"),
@@ -121,12 +124,20 @@ def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
         ),
         closing,
     ]
-    rest = len(run.maps) - len(found)
-    if rest > 0:
-        blocks.append(
-            paragraph(f"{rest} more stored maps lie in maps/; `inspect` draws any of them.")
-        )
+    if rest:
+        small = [(key, short[view(one).asked], view(one)) for key, one in rest]
+        said = "1 more stored map" if len(rest) == 1 else f"{len(rest)} more stored maps"
+        blocks += [
+            paragraph(f"{said}, which run_bench.py inspect opens; RUN is this folder:"),
+            thumbnails.markup(small[: thumbnails.MOST]),
+        ]
     return blocks
+
+
+def _rank(found: Map) -> tuple[int, object, object]:
+    """First the maps that differ most from what one already knows, then by name and layer."""
+    asked = found.asked
+    return (_ORDER.index(look(asked).family), by_number(asked), by_number(str(found.case)))
 
 
 def _distances(run: Run, key: str, found: Map) -> str:

@@ -29,7 +29,7 @@ const outlineOf = (labels, bins, row, label, runs) => runs.slice(0, MOST_RUNS).m
   return { left, right, top, bottom };
 });
 
-const NOTHING = pixel([255, 255, 255]), PARTIAL = pixel([159, 171, 184]), FULL = pixel([31, 45, 61]);
+const NOTHING = pixel([255, 255, 255]), PARTIAL = pixel([159, 171, 184]), FULL = pixel([44, 95, 138]);
 const SHARES = Uint32Array.from({ length: 256 }, (_, code) => (code === 0 ? NOTHING : code === ALL ? FULL : PARTIAL));
 
 // Several cells as one: all of their pairs, none, or some.
