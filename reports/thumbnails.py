@@ -1,4 +1,4 @@
-"""Small pictures of the maps that a page has no panes for, each with the command that opens it."""
+"""Small pictures of the maps that a page has no panes for, each with its file."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ def markup(found: Iterable[tuple[str, str, Map]]) -> str:
     items = [
         f'<li><img alt="" width="{2 * SIDE}" height="{2 * SIDE}" src="{_address(one)}">'
         f"<b>{escape(name)}</b><span>{escape(_place(one))}</span>"
-        f"<code>inspect RUN/maps/{escape(key)}.npz</code></li>"
+        f"<code>maps/{escape(key)}.npz</code></li>"
         for key, name, one in found
     ]
     return f'<ul class="thumbnails">{"".join(items)}</ul>' if items else ""

@@ -172,7 +172,7 @@ def test_a_report_holds_twelve_maps_and_stays_below_four_megabytes(run: Path):
     assert len({one["key"] for one in found["maps"]}) == 12
     assert "figure-map-" in text
     assert "2 more stored maps" in text
-    assert len(re.findall(r"inspect RUN/maps/\w+\.npz", text)) == 2
+    assert len(re.findall(r"<code>maps/\w+\.npz", text)) == 2
 
 
 def test_pages_of_the_same_map_are_the_same_bytes(held: list[Maps], tmp_path: Path):

@@ -50,7 +50,7 @@ class Explorer {
       press("+", "Zoom in", () => this.zoomBy(1 / 2)),
       press("all", "Show the whole map", () => this.zoomBy(Infinity)));
     const worst = press("worst row", "Go to the row that differs most", () => this.goToWorst());
-    Object.assign(this, { mapBox, mapLabel, layerBox, layerLabel, headBox, planeBox, planeLabel, cells, cellButtons, differenceButtons });
+    Object.assign(this, { mapBox, mapLabel, layerBox, layerLabel, headBox, headLabel, planeBox, planeLabel, cells, cellButtons, differenceButtons });
     this.bins = element("p", { class: "bins" });
     this.panes = ["full", "effective", "difference"].map((kind) => this.pane(kind));
     this.margin = element("svg", { class: "margin", role: "img", preserveAspectRatio: "none" });
@@ -332,6 +332,7 @@ class Explorer {
     this.describeMaps();
     this.headBox.replaceChildren(...map.heads.map((one) => element("option", { value: one }, `head ${one}`)));
     this.headBox.value = state.head;
+    this.headLabel.hidden = map.heads.length < 2;
     this.planeBox.replaceChildren(...map.planes.map((one, place) => element("option", { value: place }, one.name)));
     this.planeBox.value = state.plane;
     this.planeLabel.hidden = map.planes.length < 2;
@@ -412,7 +413,7 @@ class Explorer {
         said.push(...this.around.said);
       } else {
         this.around = null;
-        said.push({ [DIRECT]: "This key is read directly.", [MIXED]: "Several regions share this cell; the 1:1 parts show them apart.", [UNSEEN]: "This cell is not seen." }[label]);
+        said.push({ [DIRECT]: "This key is read directly.", [MIXED]: `Several regions share this cell${this.map.planes.length > 1 ? "; the 1:1 parts show them apart" : ""}.`, [UNSEEN]: "This cell is not seen." }[label]);
       }
     }
     this.regionLine.replaceChildren(...said);
@@ -496,7 +497,7 @@ class Explorer {
     const how = plane.bin === 1 ? "every pair by itself" : `the ${this.state.cells === "max" ? "maximum" : "mean"} over ${plane.bin} \u00d7 ${plane.bin} tokens`;
     const part = { max: "; differences are means", mask: "; the mask says where the pattern may have weight: in none, some or all of a cell\u2019s pairs", mean: "" }[this.state.cells];
     const { layer, where } = this.map;
-    this.bins.textContent = `${layer === null ? "" : `layer ${layer} \u00b7 `}${where} \u00b7 a cell is ${how}${drawn}${part} \u00b7 ${plane.bins} \u00d7 ${plane.bins} cells \u00b7 limits shared by all ${this.index.maps.length > 1 ? "maps here" : "heads"}`;
+    this.bins.textContent = `${layer === null ? "" : `layer ${layer}, `}head ${this.state.head} \u00b7 ${where} \u00b7 a cell is ${how}${drawn}${part} \u00b7 ${plane.bins} \u00d7 ${plane.bins} cells \u00b7 limits shared by all ${this.index.maps.length > 1 ? "maps here" : "heads"}`;
     this.cross();
     this.drawOutline();
     this.drawMargin();
