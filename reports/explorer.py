@@ -65,17 +65,19 @@ class Explorer:
     head: int | None = None  # it opens with; the first if None
     row: int | None = None  # it opens with, in tokens; in the second half if None
 
-    def markup(self, *, heads: int | None = None) -> str:
+    def markup(self, *, heads: int | None = None, memo: dict[Any, str] | None = None) -> str:
         """What the page holds: an empty place, the index, and a block for each set of codes.
 
         Args:
             heads: of each map so many, from its first one on; all if None.
+            memo: keeps codes from call to call, as packing them takes the time.
         """
+        memo = {} if memo is None else memo
         blocks: dict[str, str] = {}
         index = {
             "decades": DECADES, "linear": LINEAR, "row": self.row,
             "head": self.sheets[0].about.heads[0] if self.head is None else self.head,
-            "maps": [self._sheet(one, heads, blocks) for one in self.sheets],
+            "maps": [self._sheet(one, heads, blocks, memo) for one in self.sheets],
         }  # fmt: skip
         held = "\n".join(data_block(f"codes-{key}", text) for text, key in blocks.items())
         how = f'<p class="how"><b>How to read this.</b> {escape(_HOW)}</p>'
@@ -85,15 +87,17 @@ class Explorer:
 
     def fitting(self, room: int) -> str:
         """The markup with as many heads of each map as there is room for; '' where none fits."""
-        fitting = ""
+        fitting, memo = "", dict[Any, str]()
         for heads in range(1, 1 + max((len(one.about.heads) for one in self.sheets), default=0)):
-            found = self.markup(heads=heads)
+            found = self.markup(heads=heads, memo=memo)
             if len(found.encode()) > room:
                 break
             fitting = found
         return fitting
 
-    def _sheet(self, sheet: Sheet, heads: int | None, blocks: dict[str, str]) -> dict[str, Any]:
+    def _sheet(
+        self, sheet: Sheet, heads: int | None, blocks: dict[str, str], memo: dict[Any, str]
+    ) -> dict[str, Any]:
         about = sheet.about
         style = look(about.asked)
         case = about.case
@@ -108,13 +112,18 @@ class Explorer:
             "causal": bool(about.meta.get("causal", True)),
             "heads": about.heads[:heads],
             "planes": [
-                self._plane(plane, place, len(about.heads[:heads]), blocks)
+                self._plane(plane, place, len(about.heads[:heads]), blocks, memo)
                 for place, plane in enumerate(sheet.planes)
             ],
         }  # fmt: skip
 
     def _plane(
-        self, plane: Plane, place: int, heads: int, blocks: dict[str, str]
+        self,
+        plane: Plane,
+        place: int,
+        heads: int,
+        blocks: dict[str, str],
+        memo: dict[Any, str],
     ) -> dict[str, Any]:
         peers = [one.planes[place] for one in self.sheets if len(one.planes) > place]
         tops = {
@@ -128,7 +137,10 @@ class Explorer:
             signed = name in _DIFFERENCES or negative
             kind = "difference" if name in _DIFFERENCES else "max" if name in _MAXIMA else "mean"
             code = signed_codes if signed else weight_codes
-            text = packed(code(values, plane.visible, tops[kind]))
+            held = (id(plane), name, head)
+            if held not in memo:
+                memo[held] = packed(code(values, plane.visible, tops[kind]))
+            text = memo[held]
             return {"codes": blocks.setdefault(text, str(len(blocks))), "signed": signed,
                     "top": tops[kind]}  # fmt: skip
 
@@ -193,19 +205,20 @@ def style_and_script() -> tuple[str, str]:
 def _parts(about: Map, held: Maps, made: Any) -> tuple[Plane, ...]:
     """The 1:1 parts that a map holds."""
     side = held.crop_full.shape[-1]
-    worst = about.meta.get("worst")
-    places = [("first", 0, 0), ("last", about.length - side, about.length - side)]
+    worst, last = about.meta.get("worst"), about.length - side
+    places = [(f"first {side} tokens", 0, 0), (f"last {side} tokens", last, last)]
     if isinstance(worst, dict):
-        places.append(("worst", int(worst["query"]), int(worst["key"])))
+        places.append((f"worst {side} queries", int(worst["query"]), int(worst["key"])))
+    if last == 0:
+        places = [("all tokens", 0, 0)]
     found = []
-    for index, (word, query, key) in enumerate(places):
+    for index, (what, query, key) in enumerate(places):
         full, ours = (x[:, index].astype(np.float64) for x in (held.crop_full, held.crop_effective))
         arrays = {
             "full": full, "effective": ours, "difference": ours - full,
             "absolute": np.abs(ours - full),
         }  # fmt: skip
-        what = f"{word} {side} {'queries' if word == 'worst' else 'tokens'}, 1:1"
-        found.append(_plane(what, about, (query, key), side, 1, arrays, made))
+        found.append(_plane(f"{what}, 1:1", about, (query, key), side, 1, arrays, made))
     return tuple(found)
 
 
@@ -221,7 +234,7 @@ def _plane(
     query, key = first
     window = Window(total=about.length, query=query, key=key, length=length, bin_size=bin_size)
     visible = about.visible
-    if length < about.length:
+    if bin_size < about.bin_size:
         causal = bool(about.meta.get("causal", True))
         i, j = np.mgrid[0:length, 0:length]
         visible = ((j + key <= i + query) | (not causal)).astype(np.float64)

@@ -105,6 +105,15 @@ def test_the_worst_rows_have_a_place_of_their_own(held: list[Maps]):
     assert codes[0, 11] == 255
 
 
+def test_where_a_part_is_the_whole_there_is_one_of_them(held: list[Maps]):
+    length = held[0].meta["length"]
+    crops = {name: np.zeros((2, 2, length, length), np.float32)
+             for name in ("crop_full", "crop_effective")}  # fmt: skip
+    planes = sheet("a", "A", replace(held[0], **crops), rich=True).planes
+    assert [(one.name, one.bin_size) for one in planes[1:]] == [("all tokens, 1:1", 1)]
+    assert planes[1].visible.shape == (length, length)
+
+
 def test_the_sample_has_its_text_and_no_other_source_has_any(held: list[Maps]):
     found = sheet("a", "A", held[0]).tokens
     assert found is not None

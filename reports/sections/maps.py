@@ -128,7 +128,9 @@ def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
         small = [(key, short[view(one).asked], view(one)) for key, one in rest]
         said = "1 more stored map" if len(rest) == 1 else f"{len(rest)} more stored maps"
         blocks += [
-            paragraph(f"{said}; run_bench.py inspect opens their files, and all of a run\u2019s folder:"),
+            paragraph(
+                f"{said}; run_bench.py inspect opens their files, and all of a run\u2019s folder:"
+            ),
             thumbnails.markup(small[: thumbnails.MOST]),
         ]
     return blocks
