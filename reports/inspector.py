@@ -13,13 +13,14 @@ from attnbench import BadInput
 from attnbench.mapfile import Maps, save_map
 from reports import tables
 from reports.chart import Chart, Table
-from reports.explorer import Explorer, sheet
+from reports.explorer import Explorer
 from reports.figures import distance, profile
 from reports.figures.axes import is_narrow, panel_title
 from reports.frame.maps import Map, mass_by_distance, mean_variation, row_profile, view
 from reports.frame.names import labels
 from reports.html import escape, unfolded
 from reports.page import PANES, document, figure_markup, with_panes
+from reports.planes import sheet
 from reports.render import render
 from reports.sections import Section
 from reports.sections.maps import MOST, chart_of

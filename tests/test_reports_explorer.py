@@ -14,9 +14,10 @@ import reports
 from attnbench.mapfile import Maps, load_map
 from reports import thumbnails
 from reports.codes import LINEAR, SIGNED_ERROR, WEIGHT_ERROR, signed_of, unpacked, weights_of
-from reports.explorer import Explorer, sheet
+from reports.explorer import Explorer
 from reports.frame.maps import view
 from reports.page import LARGEST_BYTES
+from reports.planes import sheet
 
 SOME = [one for one in PATTERNS if one[0].startswith(("full", "sinks", "combiner-fixed"))]
 

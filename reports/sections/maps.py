@@ -7,7 +7,7 @@ import pandas as pd
 from attnbench.mapfile import load_map
 from reports import thumbnails
 from reports.chart import Chart, Table
-from reports.explorer import Explorer, sheet
+from reports.explorer import Explorer
 from reports.figures import distance, gallery, triptych
 from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
@@ -16,6 +16,7 @@ from reports.frame.spread import at_one_place, mass_by_distance
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
 from reports.html import paragraph, unfolded
+from reports.planes import sheet
 from reports.run import Run
 from reports.sections import Section
 from reports.sections.shared import source_text

@@ -447,7 +447,8 @@ class Explorer {
     const keys = places.length > 4 ? `${places.slice(0, 3).join(", ")} \u2026 ${places.at(-1)}` : places.join(", ");
     const [first, end] = this.range(row, plane.start), query = Math.min(first + Math.floor(plane.bin / 2), plane.start + plane.length - 1);
     const kind = this.state.cells === "max" ? "at most" : "about";
-    const said = [element("span", {}, element("b", {}, `Region of keys ${keys}`), ` (${count} tokens${plane.bin > 1 ? `, as query ${query} sees it` : ""}): `
+    const cut = plane !== this.map.planes[0] && (runs[0][0] === 0 || runs.at(-1)[1] === bins) ? " in this part" : "";
+    const said = [element("span", {}, element("b", {}, `Region of keys ${keys}`), ` (${count} tokens${cut}${plane.bin > 1 ? `, as query ${query} sees it` : ""}): `
       + `mass ${kind} ${number(mass)}, where full attention gives these keys ${number(sum(local.full))}${end - first > 1 ? ", mean of the row\u2019s queries" : ""}. `),
       element("span", { class: "locally" }, "Inside it: ", localShape(local.full, local.effective))];
     return { row, label, runs, mass, keys, said, boxes: outlineOf(labels, bins, row, label, runs) };
