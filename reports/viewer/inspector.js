@@ -498,7 +498,9 @@ class Explorer {
     const how = plane.bin === 1 ? "every pair by itself" : `the ${this.state.cells === "max" ? "maximum" : "mean"} over ${plane.bin} \u00d7 ${plane.bin} tokens`;
     const part = { max: "; differences are means", mask: "; the mask says where the pattern may have weight: in none, some or all of a cell\u2019s pairs", mean: "" }[this.state.cells];
     const { layer, where } = this.map;
-    this.bins.textContent = `${layer === null ? "" : `layer ${layer}, `}head ${this.state.head} \u00b7 ${where} \u00b7 a cell is ${how}${drawn}${part} \u00b7 ${plane.bins} \u00d7 ${plane.bins} cells \u00b7 limits shared by all ${this.index.maps.length > 1 ? "maps here" : "heads"}`;
+    const alike = this.index.maps.length > 1 ? "maps here" : this.map.heads.length > 1 ? "heads" : "";
+    const shared = alike && ` \u00b7 limits shared by all ${alike}`;
+    this.bins.textContent = `${layer === null ? "" : `layer ${layer}, `}head ${this.state.head} \u00b7 ${where} \u00b7 a cell is ${how}${drawn}${part} \u00b7 ${plane.bins} \u00d7 ${plane.bins} cells${shared}`;
     this.cross();
     this.drawOutline();
     this.drawMargin();
