@@ -99,44 +99,20 @@ def report(typed: argparse.Namespace | Path) -> int:
 
 
 def inspect(typed: argparse.Namespace) -> int:
-    """Draw the map of one pattern on one source."""
-    import torch
-
+    """Draw the maps of one pattern on one source, or maps that a run has kept."""
     import reports
-    from attnbench import maps
-    from attnbench.matrix import asked_name, with_causality
-    from attnbench.sources import load, settings
-    from patterns import pattern
-    from patterns.errors import BadInput
+    from attnbench.arguments import kept_maps, wanted_maps
+    from attnbench.inspection import Wrong, inspected
 
-    causal = not typed.bidirectional
-    one = with_causality(pattern(typed.pattern), causal)
-    found = [
-        setting
-        for setting in settings(typed.source, causal=causal)
-        if typed.layer in (None, setting.layer)
-    ]
-    if not found:
-        raise BadInput(f"source {typed.source!r} has no layer {typed.layer!r}")
-    setting = found[0]
-    longest = setting.max_length or 2048
-    length = whole(typed.length, "--length") if typed.length else longest
-    if not typed.length and causal:
-        length = min(length, 2048)
-    inputs = load(
-        setting, length=length, seed=0, device=device_of(typed.device), dtype=torch.float32
-    )
-    made = maps.make(
-        one,
-        inputs,
-        heads=[typed.head],
-        backend=typed.backend,
-        case={"asked": asked_name(one), "source": setting.source, "layer": setting.layer},
-    )
+    kept = kept_maps(typed.pattern)
+    row = None if typed.row is None else whole(typed.row, "--row")
+    try:
+        made = kept or inspected(wanted_maps(typed))
+    except Wrong as error:
+        print(error, file=sys.stderr)
+        return 1
     out = typed.out or _RUNS / f"map-{time.strftime('%Y%m%d-%H%M%S')}"
-    page = reports.inspect(made, out, head=typed.head, row=typed.row)
-    maps.save_map(out / "map.npz", made)
-    print(f"map: {page}")
+    print(f"map: {reports.inspect(made, out, row=row)}")
     return 0
 
 

@@ -7,7 +7,11 @@ import argparse
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from attnbench.inspection import Wanted
+    from attnbench.mapfile import Maps
 
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
@@ -89,12 +93,18 @@ def _add_report(one: argparse.ArgumentParser) -> None:
 
 
 def _add_inspect(one: argparse.ArgumentParser) -> None:
-    one.add_argument("pattern", metavar="SPEC", help="such as 'combiner-fixed[block=64]'")
+    one.add_argument(
+        "pattern",
+        metavar="SPEC",
+        help="such as 'combiner-fixed[block=64]'; or a run folder, or a map file (.npz) of one",
+    )
     one.add_argument("--source", default="captured", metavar="SPEC", help="q, k, v to draw it on")
     one.add_argument("--length", metavar="L", help="tokens; all that the source has, up to 2k")
-    one.add_argument("--layer", help="of a captured source; its first if left out")
-    one.add_argument("--head", type=int, default=0, help="number of a query head")
-    one.add_argument("--row", type=int, help="the query whose weights are drawn")
+    one.add_argument("--layer", metavar="L", help="of a captured source: one, 0,5 or all (first)")
+    one.add_argument("--head", metavar="H", help="query heads: one, 0,2 or all (the first four)")
+    one.add_argument("--bins", metavar="N", help="of a map's side at most (512)")
+    one.add_argument("--row", metavar="N", help="the query whose weights are drawn")
+    one.add_argument("--tokens", action="store_true", help="show the text of your own capture")
     one.add_argument("--bidirectional", action="store_true")
     one.add_argument("--backend", default="auto")
     one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
@@ -149,6 +159,52 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
     if typed.no_baselines:
         found["baselines"] = False
     return found
+
+
+def wanted_maps(typed: argparse.Namespace) -> "Wanted":
+    """What `inspect` is to draw.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.inspection import Wanted
+    from attnbench.matrix import with_causality
+    from patterns import pattern
+
+    return Wanted(
+        pattern=with_causality(pattern(typed.pattern), not typed.bidirectional),
+        source=typed.source,
+        layers=_some(typed.layer),
+        heads=_numbers(typed.head),
+        length=None if typed.length is None else _positive(typed.length, "--length"),
+        bins=512 if typed.bins is None else _positive(typed.bins, "--bins"),
+        backend=typed.backend,
+        device=device_of(typed.device),
+        tokens=typed.tokens,
+    )
+
+
+def kept_maps(text: str) -> list["Maps"]:
+    """The maps of a file or a run folder; [] where the text is neither, so a pattern.
+
+    Raises:
+        BadInput: the folder holds no maps, or a file cannot be read.
+    """
+    from attnbench.mapfile import load_map
+    from patterns import PATTERNS
+    from patterns.errors import BadInput
+
+    path = Path(text)
+    if text.partition("[")[0].strip() in PATTERNS:  # also where a folder has that name
+        return []
+    if path.suffix == ".npz":
+        return [load_map(path)]
+    if not path.is_dir():
+        return []
+    found = sorted((path / "maps").glob("*.npz")) or sorted(path.glob("*.npz"))
+    if not found:
+        raise BadInput(f"{path} holds no maps: expected a run folder with maps/*.npz in it")
+    return [load_map(one) for one in found]
 
 
 def lengths(text: str) -> tuple[int, ...]:
@@ -209,6 +265,19 @@ def _positive(text: str, what: str) -> int:
     if found < 1:
         raise BadInput(f"{what} must be at least 1, got {found}")
     return found
+
+
+def _some(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them; () for all, None where nothing was typed."""
+    if text is None:
+        return None
+    return () if text == "all" else tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of heads with commas between them; () for all, None where nothing was typed."""
+    names = _some(text)
+    return None if names is None else tuple(whole(name, "--head") for name in names)
 
 
 def _passes(text: str) -> tuple[str, ...]:

@@ -54,7 +54,9 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
              .map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().right,
                           one.naturalWidth ?? 1])"""
     )
-    figures = browser.execute_script("return document.querySelectorAll('figure').length")
+    figures = browser.execute_script(
+        "return document.querySelectorAll('figure:not(details.still:not([open]) figure)').length"
+    )
     assert len(shown) == figures
     assert all(w > 0 and right <= width and natural > 0 for w, right, natural in shown)
     outside = [url for url in requested(browser) if not url.startswith(("file:", "data:"))]
