@@ -2,6 +2,7 @@
 """The command line: one function a sub-command. `python run_bench.py --help` lists them."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -140,6 +141,25 @@ def inspect(typed: argparse.Namespace) -> int:
     return 0
 
 
+def compare(typed: argparse.Namespace) -> int:
+    """Say what changed between two runs; 1 where it got worse by more than the threshold."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import comparison
+
+    if not 0 < typed.threshold < math.inf:
+        raise BadInput(f"--threshold must be more than 0 percent, got {typed.threshold}")
+    found = comparison.compare(typed.a, typed.b, threshold=typed.threshold / 100)
+    if typed.json:
+        document = comparison.as_document(found)
+        typed.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if typed.markdown:
+        typed.markdown.write_text(comparison.as_markdown(found), encoding="utf-8")
+    print(comparison.as_text(found))
+    return found.exit_code
+
+
 def list_all(typed: argparse.Namespace) -> int:
     """List patterns, sources and presets."""
     from attnbench.listing import as_json, as_text
@@ -177,6 +197,7 @@ _COMMANDS = {
     "run": run,
     "report": report,
     "inspect": inspect,
+    "compare": compare,
     "list": list_all,
     "doctor": doctor,
     "export": export,

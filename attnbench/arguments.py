@@ -36,6 +36,7 @@ def parser(commands: Commands) -> Parser:
         "run": (_add_run, "measure, and keep records in a run folder"),
         "report": (_add_report, "write the report of a run"),
         "inspect": (_add_inspect, "draw the map of one pattern on one source"),
+        "compare": (_add_compare, "say what changed between two runs; 1 where it got worse"),
         "list": (_add_list, "list patterns, sources and presets"),
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
         "export": (_add_export, "copy a run without its single samples"),
@@ -86,6 +87,20 @@ def _add_run(one: argparse.ArgumentParser) -> None:
 
 def _add_report(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+
+
+def _add_compare(one: argparse.ArgumentParser) -> None:
+    one.add_argument("a", metavar="RUN_A", type=Path, help="the run folder from before")
+    one.add_argument("b", metavar="RUN_B", type=Path, help="the run folder from now")
+    one.add_argument(
+        "--threshold",
+        metavar="PCT",
+        type=float,
+        default=5.0,
+        help="more than so many percent worse is a regression, with exit code 1 (default 5)",
+    )
+    one.add_argument("--json", metavar="FILE", type=Path, help="write every case, for programs")
+    one.add_argument("--markdown", metavar="FILE", type=Path, help="write what is told, for people")
 
 
 def _add_inspect(one: argparse.ArgumentParser) -> None:
