@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.arguments import device_of, matrix_options, parser, whole
+from attnbench.arguments import device_of, matrix_options, memory_bytes, parser, whole
 
 if TYPE_CHECKING:
     from attnbench.presets import Plan
@@ -160,6 +160,27 @@ def compare(typed: argparse.Namespace) -> int:
     return found.exit_code
 
 
+def advise(typed: argparse.Namespace) -> int:
+    """Say which pattern to use at a length, under a budget."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import advice
+
+    if typed.max_error is not None and not typed.max_error >= 0:
+        raise BadInput(f"--max-error must be 0 or more, got {typed.max_error}")
+    found = advice.advise(
+        typed.run,
+        length=whole(typed.length, "--length"),
+        one=typed.one,
+        max_error=typed.max_error,
+        max_bytes=memory_bytes(typed.max_memory, "--max-memory") if typed.max_memory else None,
+        source=typed.source,
+    )
+    print(json.dumps(advice.as_document(found), indent=2) if typed.json else advice.as_text(found))
+    return 0
+
+
 def list_all(typed: argparse.Namespace) -> int:
     """List patterns, sources and presets."""
     from attnbench.listing import as_json, as_text
@@ -198,6 +219,7 @@ _COMMANDS = {
     "report": report,
     "inspect": inspect,
     "compare": compare,
+    "advise": advise,
     "list": list_all,
     "doctor": doctor,
     "export": export,

@@ -37,6 +37,7 @@ def parser(commands: Commands) -> Parser:
         "report": (_add_report, "write the report of a run"),
         "inspect": (_add_inspect, "draw the map of one pattern on one source"),
         "compare": (_add_compare, "say what changed between two runs; 1 where it got worse"),
+        "advise": (_add_advise, "say which pattern to use at a length, under a budget"),
         "list": (_add_list, "list patterns, sources and presets"),
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
         "export": (_add_export, "copy a run without its single samples"),
@@ -101,6 +102,18 @@ def _add_compare(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--json", metavar="FILE", type=Path, help="write every case, for programs")
     one.add_argument("--markdown", metavar="FILE", type=Path, help="write what is told, for people")
+
+
+def _add_advise(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="a run folder with times and errors")
+    one.add_argument("--length", metavar="L", required=True, help="tokens, such as 32k")
+    one.add_argument("--max-error", metavar="X", type=float, help="of the output; none if left out")
+    one.add_argument("--max-memory", metavar="SIZE", help="above the inputs, such as 2GiB")
+    one.add_argument(
+        "--pass", dest="one", default="fwd", choices=("fwd", "bwd", "fwdbwd"), help="default fwd"
+    )
+    one.add_argument("--source", metavar="SPEC", help="of the errors; captured ones if left out")
+    one.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_inspect(one: argparse.ArgumentParser) -> None:
@@ -215,6 +228,21 @@ def whole(text: str, what: str) -> int:
         return parse_size(text)
     except BadInput as error:
         raise BadInput(f"{what}: {error}") from None
+
+
+def memory_bytes(text: str, what: str) -> float:
+    """A size of memory, such as 2GiB, 512MiB or 1.5 GB, in bytes.
+
+    Raises:
+        BadInput: it is none.
+    """
+    from patterns.errors import BadInput
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or float(match[1]) <= 0:
+        raise BadInput(f"{what} expects a size such as 2GiB or 512MiB, got {text!r}")
+    power = " KMGT".index(match[2] or " ")
+    return float(match[1]) * float((1024 if match[3] else 1000) ** power)
 
 
 def _positive(text: str, what: str) -> int:
