@@ -181,6 +181,16 @@ def advise(typed: argparse.Namespace) -> int:
     return 0
 
 
+def merge(typed: argparse.Namespace) -> int:
+    """Join runs of one version of the code into one."""
+    from attnbench.merge import merge as join
+
+    told = join(typed.runs, typed.out)
+    double = f", {told['double']} of them in more than one" if told["double"] else ""
+    print(f"{typed.out}: {told['records']} records of {len(typed.runs)} runs{double}")
+    return 0
+
+
 def list_all(typed: argparse.Namespace) -> int:
     """List patterns, sources and presets."""
     from attnbench.listing import as_json, as_text
@@ -220,6 +230,7 @@ _COMMANDS = {
     "inspect": inspect,
     "compare": compare,
     "advise": advise,
+    "merge": merge,
     "list": list_all,
     "doctor": doctor,
     "export": export,

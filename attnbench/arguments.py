@@ -38,6 +38,7 @@ def parser(commands: Commands) -> Parser:
         "inspect": (_add_inspect, "draw the map of one pattern on one source"),
         "compare": (_add_compare, "say what changed between two runs; 1 where it got worse"),
         "advise": (_add_advise, "say which pattern to use at a length, under a budget"),
+        "merge": (_add_merge, "join runs of one version of the code into one"),
         "list": (_add_list, "list patterns, sources and presets"),
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
         "export": (_add_export, "copy a run without its single samples"),
@@ -114,6 +115,11 @@ def _add_advise(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--source", metavar="SPEC", help="of the errors; captured ones if left out")
     one.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_merge(one: argparse.ArgumentParser) -> None:
+    one.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    one.add_argument("--out", metavar="RUN", type=Path, required=True, help="the new run folder")
 
 
 def _add_inspect(one: argparse.ArgumentParser) -> None:
