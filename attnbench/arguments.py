@@ -82,6 +82,14 @@ def _add_run(one: argparse.ArgumentParser) -> None:
         "--retry", action="append", metavar="STATUS", help="do cases of this status again"
     )
     one.add_argument("--budget", metavar="MIN", type=float, help="minutes for the whole run")
+    one.add_argument(
+        "--launches",
+        metavar="N",
+        default="1",
+        help="time everything in so many processes one after the other (default 1), so that "
+        "intervals hold what drifts between them; a --budget is shared by them",
+    )
+    one.add_argument("--launch", metavar="N", default="1", help=argparse.SUPPRESS)  # one of them
     one.add_argument("--no-baselines", action="store_true", help="no rows to compare with")
     one.add_argument("--extend", action="store_true", help="add this matrix to an old run folder")
     one.add_argument("--dry-run", action="store_true", help="list the cases, with what they need")
@@ -173,7 +181,7 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
         found["heads"], found["kv_heads"] = _heads(typed.heads)
     for name in ("batch", "dim"):
         if getattr(typed, name):
-            found[name] = _positive(getattr(typed, name), f"--{name}")
+            found[name] = positive(getattr(typed, name), f"--{name}")
     if typed.seed:
         found["seed"] = whole(typed.seed, "--seed")
     if typed.dtype:
@@ -196,7 +204,7 @@ def lengths(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dots, last = part.partition("..")
-        start, end = _positive(first, "--length"), _positive(last if dots else first, "--length")
+        start, end = positive(first, "--length"), positive(last if dots else first, "--length")
         if end < start:
             raise BadInput(f"--length {part.strip()} ends before it begins")
         while start <= end:
@@ -251,7 +259,7 @@ def memory_bytes(text: str, what: str) -> float:
     return float(match[1]) * float((1024 if match[3] else 1000) ** power)
 
 
-def _positive(text: str, what: str) -> int:
+def positive(text: str, what: str) -> int:
     from patterns.errors import BadInput
 
     found = whole(text, what)

@@ -14,18 +14,17 @@ where 5 % of the cases drift four times as much as the others; of single cases i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnbench.statistics import student_quantile
+
 Array = NDArray[np.float64]
 
 _LEAST_SHARE = 1e-3  # of the middle variance: repeats that agree to the clock's last tick
-_MOST_FREEDOM = 1e3  # beyond, Student's t is the normal distribution
 _MOST_PRIOR = 8.0  # degrees of freedom that the others lend: more, and a case that drifts is missed
-_STEPS = 4000
 _QUARTILES = 1.349  # the distance of a normal distribution's quartiles, in standard deviations
 _APART = 2.0  # spreads above the middle of the logarithms of variances
 
@@ -93,30 +92,6 @@ def moderated(variance: Array, freedom: Array) -> tuple[Array, Array]:
     # What strays far more than the others says nothing of them, nor they of it.
     apart = levels > centre + _APART * spread
     return np.where(apart, raised, drawn), np.where(apart, freedom, prior + freedom)
-
-
-def student_quantile(tail: float, freedom: float) -> float:
-    """Where the upper tail of Student's t holds this probability (at most one half)."""
-    if freedom >= _MOST_FREEDOM:
-        return NormalDist().inv_cdf(1 - tail)
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if scale * _cosine_tail(middle, freedom - 1) > tail:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _cosine_tail(start: float, power: float) -> float:
-    """The integral of cos(x)^power from `start` to pi / 2, by the trapezoidal rule."""
-    # Powers of the sine near zero, on points that are dense where the integrand is small.
-    end = math.pi / 2 - start
-    x = end * np.linspace(0.0, 1.0, _STEPS) ** 2
-    y = np.sin(x) ** power
-    return float(np.sum((y[1:] + y[:-1]) * np.diff(x)) / 2)
 
 
 def _digamma(x: Array) -> Array:
