@@ -260,6 +260,11 @@ def memory_bytes(text: str, what: str) -> float:
 
 
 def positive(text: str, what: str) -> int:
+    """A whole number above 0, such as 4096 or 4k.
+
+    Raises:
+        BadInput: it is none.
+    """
     from patterns.errors import BadInput
 
     found = whole(text, what)

@@ -33,6 +33,7 @@ def joined(time: Mapping[str, Any], other: Mapping[str, Any], number: int) -> di
         "stopped": "bound" if time["stopped"] == other["stopped"] == "bound" else "budget",
         "ratio_to_dense": _ratio([one["ratio_to_dense"] for one in launches], time),
         "same_twice": _ratio([one["same_twice"] for one in launches], {}),
+        "roof": _roof(time, found["cold_ms"]),
         "launches": launches,
         "notes": {**other["notes"], **time["notes"]},
     }
@@ -83,6 +84,13 @@ def _timing(
         "median": middle, "p20": low, "p80": high, "interval": bounds,
         "n": sum(one["n"] for one in there), "samples": samples,
     }  # fmt: skip
+
+
+def _roof(time: Mapping[str, Any], cold: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    before = time.get("roof")
+    if before is None or cold is None:
+        return None
+    return {**before, "share": before["least_ms"] / cold["median"]}
 
 
 def _ratio(values: Sequence[float | None], time: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from attnbench.case import CostCase, Group, case_key
+from attnbench.ceilings import roof
 from attnbench.check import Checker
 from attnbench.contender import CostInputs, Sized, choose, load_inputs, own_stream, size
 from attnbench.launch import launch
@@ -161,7 +162,7 @@ class CostMeasurer:
         if isinstance(found, Ended):
             return record(case, self._origin, role=role, ended=found)
         sized, own = found
-        return record(
+        measured = record(
             case,
             self._origin,
             role=role,
@@ -170,6 +171,14 @@ class CostMeasurer:
             memory=sized.memory,
             guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
         )
+        measured["time"]["roof"] = roof(
+            self._origin.ceilings,
+            measured["cost"],
+            dtype=case.dtype,
+            pass_=case.pass_,
+            ms=measured["time"]["cold_ms"]["median"],
+        )
+        return measured
 
 
 class _Budget:
