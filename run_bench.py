@@ -2,14 +2,16 @@
 """The command line: one function a sub-command. `python run_bench.py --help` lists them."""
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.arguments import device_of, matrix_options, parser, whole
+from attnbench.arguments import device_of, matrix_options, memory_bytes, parser, positive, whole
 
 if TYPE_CHECKING:
     from attnbench.presets import Plan
@@ -20,6 +22,7 @@ _RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input) or 130 (stopped)."""
     typed = parser(_COMMANDS).parse_args(arguments)
+    typed.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code: int = typed.command(typed)
     except KeyboardInterrupt:
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def quick(_typed: argparse.Namespace) -> int:
     """Without a command: the quick preset, then its report."""
     typed = parser(_COMMANDS).parse_args(["run"])
+    typed.typed = ["run"]
     typed.out = _fresh_folder("quick")
     code = run(typed)
     if code in (0, 1):
@@ -54,7 +58,7 @@ def quick(_typed: argparse.Namespace) -> int:
 
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
-    from attnbench import engine
+    from attnbench import engine, launches
     from attnbench.case import STATUSES
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
@@ -66,9 +70,13 @@ def run(typed: argparse.Namespace) -> int:
             raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
     if typed.budget is not None and not typed.budget > 0:
         raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
-    budget_s = None if typed.budget is None else 60 * typed.budget
+    count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
+    budget_s = None if typed.budget is None else 60 * typed.budget / count
     options = matrix_options(typed)
     plan = overridden(preset(typed.preset, device_of(typed.device)), options, budget_s)
+    if max(count, launch) > 1:
+        repeated = launches.timing_only(plan)
+        plan = repeated if launch > 1 else plan
     if typed.dry_run:
         return _dry_run(plan)
     folder = typed.out or _fresh_folder(plan.preset)
@@ -78,8 +86,10 @@ def run(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=typed.retry or (),
         extend=typed.extend,
-        protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed")),
+        protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed") + launch - 1),
     )
+    if count > 1 and not result.stopped:
+        result = launches.repeat(result, count, partial(_launch, typed, budget_s))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
     print(f"{folder}: {counts or 'nothing measured'}")
     if result.stopped:
@@ -113,6 +123,56 @@ def inspect(typed: argparse.Namespace) -> int:
         return 1
     out = typed.out or _RUNS / f"map-{time.strftime('%Y%m%d-%H%M%S')}"
     print(f"map: {reports.inspect(made, out, row=row)}")
+    return 0
+
+
+def compare(typed: argparse.Namespace) -> int:
+    """Say what changed between two runs; 1 where it got worse by more than the threshold."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import comparison
+
+    if not 0 < typed.threshold < math.inf:
+        raise BadInput(f"--threshold must be more than 0 percent, got {typed.threshold}")
+    found = comparison.compare(typed.a, typed.b, threshold=typed.threshold / 100)
+    if typed.json:
+        document = comparison.as_document(found)
+        typed.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if typed.markdown:
+        typed.markdown.write_text(comparison.as_markdown(found), encoding="utf-8")
+    print(comparison.as_text(found))
+    return found.exit_code
+
+
+def advise(typed: argparse.Namespace) -> int:
+    """Say which pattern to use at a length, under a budget."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import advice
+
+    if typed.max_error is not None and not typed.max_error >= 0:
+        raise BadInput(f"--max-error must be 0 or more, got {typed.max_error}")
+    found = advice.advise(
+        typed.run,
+        length=whole(typed.length, "--length"),
+        one=typed.one,
+        max_error=typed.max_error,
+        max_bytes=memory_bytes(typed.max_memory, "--max-memory") if typed.max_memory else None,
+        source=typed.source,
+    )
+    print(json.dumps(advice.as_document(found), indent=2) if typed.json else advice.as_text(found))
+    return 0
+
+
+def merge(typed: argparse.Namespace) -> int:
+    """Join runs of one version of the code into one."""
+    from attnbench.merge import merge as join
+
+    told = join(typed.runs, typed.out)
+    double = f", {told['double']} of them in more than one" if told["double"] else ""
+    print(f"{typed.out}: {told['records']} records of {len(typed.runs)} runs{double}")
     return 0
 
 
@@ -153,11 +213,24 @@ _COMMANDS = {
     "run": run,
     "report": report,
     "inspect": inspect,
+    "compare": compare,
+    "advise": advise,
+    "merge": merge,
     "list": list_all,
     "doctor": doctor,
     "export": export,
     "capture": capture,
 }
+
+
+def _launch(
+    typed: argparse.Namespace, budget_s: float | None, number: int, folder: Path
+) -> list[str]:
+    """The command line of one further launch: what was typed, into a folder of its own."""
+    options = ["--out", str(folder), "--launches", "1", "--launch", str(number)]
+    if budget_s is not None:
+        options += ["--budget", str(budget_s / 60)]
+    return [sys.executable, __file__, *typed.typed, *options]
 
 
 def _dry_run(plan: "Plan") -> int:

@@ -40,6 +40,9 @@ def parser(commands: Commands) -> Parser:
         "run": (_add_run, "measure, and keep records in a run folder"),
         "report": (_add_report, "write the report of a run"),
         "inspect": (_add_inspect, "draw the map of one pattern on one source"),
+        "compare": (_add_compare, "say what changed between two runs; 1 where it got worse"),
+        "advise": (_add_advise, "say which pattern to use at a length, under a budget"),
+        "merge": (_add_merge, "join runs of one version of the code into one"),
         "list": (_add_list, "list patterns, sources and presets"),
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
         "export": (_add_export, "copy a run without its single samples"),
@@ -83,6 +86,14 @@ def _add_run(one: argparse.ArgumentParser) -> None:
         "--retry", action="append", metavar="STATUS", help="do cases of this status again"
     )
     one.add_argument("--budget", metavar="MIN", type=float, help="minutes for the whole run")
+    one.add_argument(
+        "--launches",
+        metavar="N",
+        default="1",
+        help="time everything in so many processes one after the other (default 1), so that "
+        "intervals hold what drifts between them; a --budget is shared by them",
+    )
+    one.add_argument("--launch", metavar="N", default="1", help=argparse.SUPPRESS)  # one of them
     one.add_argument("--no-baselines", action="store_true", help="no rows to compare with")
     one.add_argument("--extend", action="store_true", help="add this matrix to an old run folder")
     one.add_argument("--dry-run", action="store_true", help="list the cases, with what they need")
@@ -90,6 +101,37 @@ def _add_run(one: argparse.ArgumentParser) -> None:
 
 def _add_report(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+
+
+def _add_compare(one: argparse.ArgumentParser) -> None:
+    one.add_argument("a", metavar="RUN_A", type=Path, help="the run folder from before")
+    one.add_argument("b", metavar="RUN_B", type=Path, help="the run folder from now")
+    one.add_argument(
+        "--threshold",
+        metavar="PCT",
+        type=float,
+        default=5.0,
+        help="more than so many percent worse is a regression, with exit code 1 (default 5)",
+    )
+    one.add_argument("--json", metavar="FILE", type=Path, help="write every case, for programs")
+    one.add_argument("--markdown", metavar="FILE", type=Path, help="write what is told, for people")
+
+
+def _add_advise(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", metavar="RUN", type=Path, help="a run folder with times and errors")
+    one.add_argument("--length", metavar="L", required=True, help="tokens, such as 32k")
+    one.add_argument("--max-error", metavar="X", type=float, help="of the output; none if left out")
+    one.add_argument("--max-memory", metavar="SIZE", help="above the inputs, such as 2GiB")
+    one.add_argument(
+        "--pass", dest="one", default="fwd", choices=("fwd", "bwd", "fwdbwd"), help="default fwd"
+    )
+    one.add_argument("--source", metavar="SPEC", help="of the errors; captured ones if left out")
+    one.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_merge(one: argparse.ArgumentParser) -> None:
+    one.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders")
+    one.add_argument("--out", metavar="RUN", type=Path, required=True, help="the new run folder")
 
 
 def _add_inspect(one: argparse.ArgumentParser) -> None:
@@ -149,7 +191,7 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
         found["heads"], found["kv_heads"] = _heads(typed.heads)
     for name in ("batch", "dim"):
         if getattr(typed, name):
-            found[name] = _positive(getattr(typed, name), f"--{name}")
+            found[name] = positive(getattr(typed, name), f"--{name}")
     if typed.seed:
         found["seed"] = whole(typed.seed, "--seed")
     if typed.dtype:
@@ -218,7 +260,7 @@ def lengths(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dots, last = part.partition("..")
-        start, end = _positive(first, "--length"), _positive(last if dots else first, "--length")
+        start, end = positive(first, "--length"), positive(last if dots else first, "--length")
         if end < start:
             raise BadInput(f"--length {part.strip()} ends before it begins")
         while start <= end:
@@ -258,7 +300,27 @@ def whole(text: str, what: str) -> int:
         raise BadInput(f"{what}: {error}") from None
 
 
-def _positive(text: str, what: str) -> int:
+def memory_bytes(text: str, what: str) -> float:
+    """A size of memory, such as 2GiB, 512MiB or 1.5 GB, in bytes.
+
+    Raises:
+        BadInput: it is none.
+    """
+    from patterns.errors import BadInput
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or float(match[1]) <= 0:
+        raise BadInput(f"{what} expects a size such as 2GiB or 512MiB, got {text!r}")
+    power = " KMGT".index(match[2] or " ")
+    return float(match[1]) * float((1024 if match[3] else 1000) ** power)
+
+
+def positive(text: str, what: str) -> int:
+    """A whole number above 0, such as 4096 or 4k.
+
+    Raises:
+        BadInput: it is none.
+    """
     from patterns.errors import BadInput
 
     found = whole(text, what)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from attnbench import ceilings
 from attnbench.case import AnyCase, CostCase, Group, case_key
 from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
@@ -116,6 +117,7 @@ def run(
     origin = Origin(version=version(), machine=machine_id(found))
     with journal(folder) as book:
         _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
+        origin = replace(origin, ceilings=_ceilings(book, plan, origin))
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
         missing = sum(len(cases) for _, cases in todo)
@@ -220,6 +222,22 @@ def _open(
     }
     write_document(folder, MACHINE, {origin.machine: found})
     write_document(folder, RUN, document)
+
+
+def _ceilings(book: Journal, plan: Plan, origin: Origin) -> dict[str, Any] | None:
+    """What the device can do at most: measured as a run that times something begins, then kept."""
+    timed = [part for part in plan.parts if part.passes]
+    if not timed:
+        return None
+    machines = read_document(book.run, MACHINE) or {}
+    known: dict[str, Any] = machines.get(origin.machine, {})
+    dtypes = tuple(sorted({part.dtype for part in timed}))
+    before = known.get("ceilings")
+    if before is None or set(dtypes) - before["matmul_flops_per_s"].keys():
+        before = ceilings.measured(torch.device(timed[0].device), dtypes)
+        machine = known | {"ceilings": before}
+        write_document(book.run, MACHINE, machines | {origin.machine: machine})
+    return before
 
 
 def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
