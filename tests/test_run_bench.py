@@ -21,7 +21,11 @@ TINY = ("--pattern", "uniform", "--heads", "1", "--dim", "8", "--no-baselines", 
 
 def options(*typed: str) -> dict:
     commands = dict.fromkeys(
-        ("default", "run", "report", "inspect", "list", "doctor", "export", "capture"), main_is
+        (
+            *("default", "run", "report", "inspect", "list", "doctor", "export", "capture"),
+            "evaluate",
+        ),
+        main_is,
     )
     return matrix_options(parser(commands).parse_args(["run", *typed]))
 
