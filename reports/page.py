@@ -9,7 +9,7 @@ from reports.chart import Chart, Table
 from reports.html import details, escape, paragraph, table
 from reports.render import Picture, render
 from reports.run import Run
-from reports.sections import Section, about, cost, fidelity, frontier, maps, verdict
+from reports.sections import Section, about, cost, evaluation, fidelity, frontier, maps, verdict
 from reports.sections.shared import device_text, lengths_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -27,6 +27,7 @@ def write_page(run: Run) -> Path:
         fidelity.section(run),
         frontier.section(run),
         maps.section(run),
+        *evaluation.sections(run),
         *about.sections(run),
     ]
     room = LARGEST_BYTES - 300_000
