@@ -5,15 +5,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.axes import is_narrow, note, panel_title
-from reports.figures.labels import Label, point_labels
+from reports.figures.labels import Label, legend_below, legend_height, point_labels
 from reports.style import INK, Look, look
 from reports.text import above_text, size_text, three
 
 PANELS = {
-    "keys_per_query": "keys a query (mean over layers)",
+    "keys_per_query": "keys a query",
     "ms": "prefill (ms)",
 }
+_PANEL, _UNDER = 2.45, 0.5  # inches: a panel with its title and axis, and below the last one
 MOST = 3.0  # times the perplexity of full attention: what is beyond is written, not drawn
+
+
+def heights(frame: pd.DataFrame) -> tuple[float, float]:
+    """Of the wide and the narrow figure, in inches."""
+    lengths = frame.length.nunique()
+    found = [lengths * panels * _PANEL + _UNDER for panels in (1, 3)]
+    wide, narrow = (
+        height + _legend(frame, w) for height, w in zip(found, (6.75, 3.25), strict=True)
+    )
+    return wide, narrow
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
@@ -21,10 +32,11 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
     lengths = sorted(frame.length.unique())
     narrow = is_narrow(figure)
     width, height = figure.get_size_inches()
+    below = _legend(frame, width)
     down, across = (3 * len(lengths), 1) if narrow else (len(lengths), 3)
     grid = figure.add_gridspec(
-        down, across, left=0.62 / width, right=1 - 0.15 / width, bottom=0.5 / height,
-        top=1 - 0.3 / height, wspace=0.3, hspace=0.55,
+        down, across, left=0.5 / width, right=1 - 0.12 / width, bottom=(below + _UNDER) / height,
+        top=1 - 0.3 / height, wspace=0.28, hspace=0.5,
     )  # fmt: skip
     for number, length in enumerate(lengths):
         rows = frame[frame.length.eq(length)]
@@ -33,14 +45,38 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         ]
         for place, (column, label) in zip(places[:2], PANELS.items(), strict=True):
             axes = figure.add_subplot(place)
-            _points(axes, rows, column, "perplexity", f"{size_text(length)} tokens: perplexity")
+            _points(
+                axes,
+                rows,
+                column,
+                "perplexity",
+                f"{size_text(length)}: perplexity",
+                named=not narrow,
+            )
             axes.set_xlabel(label)
         axes = figure.add_subplot(places[2])
-        _points(axes, rows, "keys_per_query", "second_copy", "loss on the second copy (nats)")
+        _points(
+            axes,
+            rows,
+            "keys_per_query",
+            "second_copy",
+            "second copy: loss (nats)",
+            named=not narrow,
+        )
         axes.set_xlabel(PANELS["keys_per_query"])
+    legend_below(figure, _entries(frame), bottom=below)
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, title: str) -> None:
+def _entries(frame: pd.DataFrame) -> list[tuple[str, Look]]:
+    return [(str(row.line), _look(row)) for _, row in frame.drop_duplicates("asked").iterrows()]
+
+
+def _legend(frame: pd.DataFrame, width: float) -> float:
+    entries = _entries(frame)
+    return legend_height(len(entries), max(len(text) for text, _ in entries), width) + 0.06
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, title: str, *, named: bool) -> None:
     panel_title(axes, title)
     known = rows[rows[y].notna() & rows[x].notna()]
     full = known[known.name.eq("full")]
@@ -62,7 +98,10 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, title: str) -> None:
     axes.margins(0.12)
     if len(shown) and (shown[x] > 0).all() and shown[x].max() > 8 * shown[x].min():
         axes.set_xscale("log")
-    point_labels(axes, labels)
+    axes.set_xlim(axes.get_xlim())  # final, for the labels
+    axes.set_ylim(axes.get_ylim())
+    if named:
+        point_labels(axes, labels)
     if len(beyond):
         names = [f"{row.line} {three(row[y])}" for _, row in beyond.iterrows()]
         note(axes, 0.012, 0.985, above_text(names), va="top")

@@ -72,6 +72,7 @@ def _part(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
 def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
     lengths = sorted(rows.length.unique())
     last = rows[rows.length.eq(lengths[-1])]
+    wide, narrow = figures.heights(rows)
     copied = f"{COPIED} tokens, {FILLER} others, and the same {COPIED} again"
     return Chart(
         key=f"model{tail}",
@@ -80,13 +81,13 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
         how="Low is good. At equal keys a pattern earns its place where it lies below window + "
         "sinks; a loss on the second copy as high as the window's says that it does not find again "
         "what it has read.",
-        caption="Perplexity: the exponential of the mean loss over excerpts; bars: 95 % bootstrap "
-        "intervals of the difference to full attention, excerpt by excerpt. Second copy: "
+        caption="Keys a query: mean over layers. Perplexity: the exponential of the mean loss over "
+        "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by excerpt. Second copy: "
         f"{copied}; {_setting(run, rows)}. Prefill: the whole model, one excerpt, wall time.",
         table=table,
         draw=partial(figures.draw, frame=rows),
-        wide_height=0.7 + 2.5 * len(lengths),
-        narrow_height=0.7 + 2.5 * 3 * len(lengths),
+        wide_height=wide,
+        narrow_height=narrow,
     )
 
 
