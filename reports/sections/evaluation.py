@@ -82,8 +82,8 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
         "sinks; a loss on the second copy as high as the window's says that it does not find again "
         "what it has read.",
         caption="Keys a query: mean over layers. Perplexity: the exponential of the mean loss over "
-        "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by excerpt. Second copy: "
-        f"{copied}; {_setting(run, rows)}. Prefill: the whole model, one excerpt, wall time.",
+        "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
+        f"excerpt. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole model, one excerpt, wall time.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
