@@ -83,7 +83,8 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
         "what it has read.",
         caption="Keys a query: mean over layers. Perplexity: the exponential of the mean loss over "
         "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
-        f"excerpt. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole model, one excerpt, wall time.",
+        f"excerpt. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
+        "model, one excerpt, wall time.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
