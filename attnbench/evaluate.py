@@ -204,11 +204,11 @@ def _group(
             return
         ended, found, prefill, memory = None, None, None, None
         try:
-            if not texts.full:
-                for tokens in texts.excerpts:
-                    hidden, _ = reader.read(tokens)
-                    texts.full.append(hidden)
-                    texts.full_losses.append(reader.losses(hidden, tokens))
+            if not texts.full:  # all or nothing, so that a failure half-way is tried again
+                hidden = [reader.read(tokens)[0] for tokens in texts.excerpts]
+                pairs = zip(hidden, texts.excerpts, strict=True)
+                texts.full_losses = [reader.losses(one, tokens) for one, tokens in pairs]
+                texts.full = hidden
             found, prefill, memory = _evaluated(one, texts, reader)
         except Exception as error:  # whatever a pattern does, the others go on
             ended = ending(error)
@@ -227,7 +227,9 @@ def _evaluated(
         if not alone:
             ids = torch.tensor(texts.excerpts[0], device=reader.device)
             memory = measure_memory(lambda: reader.read(texts.excerpts[0])[0], None, [ids])
-        for tokens, full in zip(texts.excerpts[: case.excerpts], texts.full, strict=False):
+        for tokens, full in zip(
+            texts.excerpts[: case.excerpts], texts.full[: case.excerpts], strict=True
+        ):
             hidden, milliseconds = reader.read(tokens)
             took.append([milliseconds])
             own.append(reader.losses(hidden, tokens))
