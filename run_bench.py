@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from attnbench.arguments import device_of, matrix_options, memory_bytes, parser, positive, whole
 
 if TYPE_CHECKING:
+    from attnbench.engine import Result
     from attnbench.presets import Plan
 
 _RUNS = Path("runs")
@@ -59,15 +60,11 @@ def quick(_typed: argparse.Namespace) -> int:
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
     from attnbench import engine, launches
-    from attnbench.case import STATUSES
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
     from patterns.errors import BadInput
-    from patterns.grammar import near_match
 
-    for status in typed.retry or ():
-        if status not in STATUSES:
-            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
+    _expect_statuses(typed.retry or ())
     if typed.budget is not None and not typed.budget > 0:
         raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
     count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
@@ -90,13 +87,7 @@ def run(typed: argparse.Namespace) -> int:
     )
     if count > 1 and not result.stopped:
         result = launches.repeat(result, count, partial(_launch, typed, budget_s))
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
-    print(f"{folder}: {counts or 'nothing measured'}")
-    if result.stopped:
-        print(f"stopped; the same command with --out {folder} goes on")
-    elif typed.command is run:
-        print(f"report: python run_bench.py report {folder}")
-    return result.exit_code
+    return _told(result, folder, report=typed.command is run)
 
 
 def report(typed: argparse.Namespace | Path) -> int:
@@ -208,6 +199,42 @@ def capture(typed: argparse.Namespace) -> int:
     return capture_main(typed.rest)
 
 
+def evaluate(typed: argparse.Namespace) -> int:
+    """Swap patterns and schedules into a language model, and see what it loses."""
+    from attnbench import evaluate as evaluating
+    from attnbench.arguments import lengths
+    from attnbench.evaluation import Evaluation, expect_sense
+    from attnbench.stack_table import stack_table
+
+    _expect_statuses(typed.retry or ())
+    asked = Evaluation(
+        model=typed.model,
+        schedules=tuple(typed.pattern),
+        lengths=lengths(typed.length),
+        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
+        seed=whole(typed.seed, "--seed"),
+        sensitivity=typed.sensitivity,
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
+    )
+    expect_sense(asked)
+    loaded = evaluating.load(asked, typed.text)
+    if typed.dry_run:
+        print(stack_table(asked, loaded.reader.sizes, loaded.digest, typed.times))
+        return 0
+    folder = typed.out or _fresh_folder("evaluate")
+    result = evaluating.evaluate(
+        asked,
+        loaded,
+        folder,
+        command=sys.argv[1:],
+        retry=typed.retry or (),
+        extend=typed.extend,
+    )
+    return _told(result, folder, report=True)
+
+
 _COMMANDS = {
     "default": quick,
     "run": run,
@@ -220,6 +247,7 @@ _COMMANDS = {
     "doctor": doctor,
     "export": export,
     "capture": capture,
+    "evaluate": evaluate,
 }
 
 
@@ -231,6 +259,27 @@ def _launch(
     if budget_s is not None:
         options += ["--budget", str(budget_s / 60)]
     return [sys.executable, __file__, *typed.typed, *options]
+
+
+def _told(result: "Result", folder: Path, *, report: bool) -> int:
+    """Say how a run ended and how to go on; its exit code."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
+    print(f"{folder}: {counts or 'nothing measured'}")
+    if result.stopped:
+        print(f"stopped; the same command with --out {folder} goes on")
+    elif report:
+        print(f"report: python run_bench.py report {folder}")
+    return result.exit_code
+
+
+def _expect_statuses(statuses: Sequence[str]) -> None:
+    from attnbench.case import STATUSES
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    for status in statuses:
+        if status not in STATUSES:
+            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
 
 
 def _dry_run(plan: "Plan") -> int:

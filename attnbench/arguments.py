@@ -47,6 +47,7 @@ def parser(commands: Commands) -> Parser:
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
         "export": (_add_export, "copy a run without its single samples"),
         "capture": (_add_capture, "capture q, k, v of a model's layers"),
+        "evaluate": (_add_evaluate, "swap patterns into a language model, and see what it loses"),
     }
     for name, (add, told) in adders.items():
         sentence = told[0].upper() + told[1:] + "."
@@ -164,6 +165,39 @@ def _add_export(one: argparse.ArgumentParser) -> None:
 
 def _add_capture(one: argparse.ArgumentParser) -> None:
     one.add_argument("rest", nargs=argparse.REMAINDER, help="--help shows them")
+
+
+def _add_evaluate(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "model", metavar="MODEL", help="smollm2, a folder, a GGUF file, or owner/name on the hub"
+    )
+    one.add_argument(
+        "--pattern",
+        action="append",
+        metavar="SPEC",
+        required=True,
+        help="a pattern, or a schedule such as 'masformer[full=8,window=1024]' or "
+        "'0-7:full,8-:local[window=1024]'; may be repeated",
+    )
+    one.add_argument("--length", metavar="L", default="1k", help="of an excerpt (default 1k)")
+    one.add_argument("--text", metavar="FILE", type=Path, required=True, help="to read (UTF-8)")
+    one.add_argument("--excerpts", metavar="N", help="16, and 4 from 4096 tokens on, if left out")
+    one.add_argument("--seed", metavar="N", default="0", help="of where excerpts start (default 0)")
+    one.add_argument("--sensitivity", action="store_true", help="swap one layer at a time as well")
+    one.add_argument("--dtype", choices=_DTYPES, default="float32", help="the model's")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    one.add_argument("--backend", default="auto", help="what the patterns run on")
+    one.add_argument("--out", metavar="RUN", type=Path, help="the run folder; an old one goes on")
+    one.add_argument(
+        "--retry", action="append", metavar="STATUS", help="do cases of this status again"
+    )
+    one.add_argument("--extend", action="store_true", help="add these to an old run folder")
+    one.add_argument(
+        "--dry-run", action="store_true", help="only list what the stacks of layers cost"
+    )
+    one.add_argument(
+        "--times", metavar="RUN", type=Path, help="predict times from this run (with --dry-run)"
+    )
 
 
 def _add_nothing(_one: argparse.ArgumentParser) -> None:

@@ -188,16 +188,7 @@ def _open(
     if known is None and book.records:
         raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
     if known is not None:
-        if not same_code(known["version"], origin.version):
-            raise BadInput(
-                f"{folder} was measured by code {known['version']}, and this is "
-                f"{origin.version}: choose another --out"
-            )
-        if known["machine"] != origin.machine:
-            raise BadInput(
-                f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
-                "choose another --out"
-            )
+        expect_same_origin(folder, known, origin)
         before = known["matrix"]
         new = [part for part in parts if part not in before]
         if new and not extend:
@@ -208,20 +199,44 @@ def _open(
         write_document(folder, RUN, known | {"matrix": [*before, *new]})
         return
     seeds = {"inputs": sorted({part.seed for part in plan.parts}), "order": protocol.order_seed}
-    document = {
-        "schema": SCHEMA,
-        "command": list(command),
+    document = opening(origin, command=command) | {
         "preset": plan.preset,
         "matrix": parts,
         "seeds": seeds,
         "order": "groups by length; contenders of a group shuffled every round",
         "budget_s": plan.budget_s,
+    }
+    write_document(folder, MACHINE, {origin.machine: found})
+    write_document(folder, RUN, document)
+
+
+def opening(origin: Origin, *, command: Sequence[str]) -> dict[str, Any]:
+    """What run.json says of every run."""
+    return {
+        "schema": SCHEMA,
+        "command": list(command),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "version": origin.version,
         "machine": origin.machine,
     }
-    write_document(folder, MACHINE, {origin.machine: found})
-    write_document(folder, RUN, document)
+
+
+def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse to add to what another code or machine measured.
+
+    Raises:
+        BadInput: it did; `known` is the folder's run.json.
+    """
+    if not same_code(known["version"], origin.version):
+        raise BadInput(
+            f"{folder} was measured by code {known['version']}, and this is "
+            f"{origin.version}: choose another --out"
+        )
+    if known["machine"] != origin.machine:
+        raise BadInput(
+            f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
+            "choose another --out"
+        )
 
 
 def _ceilings(book: Journal, plan: Plan, origin: Origin) -> dict[str, Any] | None:

@@ -42,6 +42,21 @@ def interval(values: Sequence[float], *, resamples: int = _RESAMPLES) -> Interva
     return Interval(float(np.median(data)), float(low), float(high))
 
 
+def mean_interval(values: Sequence[float], *, resamples: int = _RESAMPLES) -> dict[str, Any]:
+    """The mean with a percentile bootstrap over the values, as a record has it.
+
+    For a paired interval the values are differences. With one value there is no interval: null.
+    """
+    data: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    found: dict[str, Any] = {"mean": float(data.mean()), "interval": None}
+    if len(data) > 1:
+        generator = np.random.default_rng(0)  # the same data always has the same interval
+        chosen = generator.integers(len(data), size=(resamples, len(data)))
+        low, high = np.percentile(data[chosen].mean(axis=1), _RANKS)
+        found["interval"] = [float(low), float(high)]
+    return found
+
+
 def medians(rounds: Rounds) -> list[float]:
     """The median of each round."""
     return [float(np.median(samples)) for samples in rounds]

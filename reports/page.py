@@ -10,7 +10,7 @@ from reports.explorer import Explorer, style_and_script
 from reports.html import details, escape, paragraph, table
 from reports.render import Picture, render
 from reports.run import Run
-from reports.sections import Section, about, cost, fidelity, frontier, maps, verdict
+from reports.sections import Section, about, cost, evaluation, fidelity, frontier, maps, verdict
 from reports.sections.shared import device_text, lengths_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -29,6 +29,7 @@ def write_page(run: Run) -> Path:
         fidelity.section(run),
         frontier.section(run),
         maps.section(run),
+        *evaluation.sections(run),
         *about.sections(run),
     ]
     explorers = [one for part in sections for one in part.blocks if isinstance(one, Explorer)]
