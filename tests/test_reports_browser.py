@@ -130,7 +130,8 @@ def test_a_switch_hides_a_pattern_everywhere_and_an_address_brings_it_back(brows
     drawn = """return [...document.querySelectorAll('svg.picture [id*="series:combiner-mixture@"]')]
                  .map(one => getComputedStyle(one).display)"""
     before = browser.execute_script(drawn)
-    assert len(before) > 4 and set(before) == {"inline"}
+    assert len(before) > 4
+    assert set(before) == {"inline"}
     summary = browser.find_element("css selector", "#patterns summary")
     summary.send_keys("\n")  # by keyboard
     box = browser.find_element("css selector", '#patterns input[value="combiner-mixture@auto"]')
@@ -144,7 +145,8 @@ def test_a_switch_hides_a_pattern_everywhere_and_an_address_brings_it_back(brows
                 .querySelectorAll('tr:not([hidden])').length"""
     left = browser.execute_script(rows)
     address = browser.execute_script("return location.href")
-    assert "hide=combiner-mixture" in address and "filter=" in address
+    assert "hide=combiner-mixture" in address
+    assert "filter=" in address
     browser.get("about:blank")
     browser.get(address)
     assert set(browser.execute_script(drawn)) == {"none"}

@@ -24,7 +24,8 @@ def draw_points(axes: Axes, frame: pd.DataFrame, x: str) -> None:
         if row.worst_layer > row.best_layer:
             axes.plot(
                 [row[x], row[x]], [row.best_layer, row.worst_layer], color=drawn.colour,
-                linewidth=0.8, alpha=0.38, zorder=2, label="_layers", gid=f"band:{row.asked}@{row.backend}",
+                linewidth=0.8, alpha=0.38, zorder=2, label="_layers",
+                gid=f"band:{row.asked}@{row.backend}",
             )  # fmt: skip
         axes.plot(
             [row[x]], [row.error], marker=drawn.marker, color=drawn.colour, linestyle="none",
