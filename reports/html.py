@@ -69,7 +69,8 @@ def table(shown: Table, *, caption: bool = True) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{escape(shown.title)}</caption>" if caption else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(shown.title)}">'
+        f'<div class="scroll" data-key="{escape(shown.key)}" tabindex="0" role="region" '
+        f'aria-label="{escape(shown.title)}">'
         f'<table class="sortable">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
