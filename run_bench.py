@@ -2,16 +2,19 @@
 """The command line: one function a sub-command. `python run_bench.py --help` lists them."""
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.arguments import device_of, matrix_options, parser, whole
+from attnbench.arguments import device_of, matrix_options, memory_bytes, parser, positive, whole
 
 if TYPE_CHECKING:
+    from attnbench.engine import Result
     from attnbench.presets import Plan
 
 _RUNS = Path("runs")
@@ -20,6 +23,7 @@ _RUNS = Path("runs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input) or 130 (stopped)."""
     typed = parser(_COMMANDS).parse_args(arguments)
+    typed.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code: int = typed.command(typed)
     except KeyboardInterrupt:
@@ -45,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def quick(_typed: argparse.Namespace) -> int:
     """Without a command: the quick preset, then its report."""
     typed = parser(_COMMANDS).parse_args(["run"])
+    typed.typed = ["run"]
     typed.out = _fresh_folder("quick")
     code = run(typed)
     if code in (0, 1):
@@ -54,7 +59,7 @@ def quick(_typed: argparse.Namespace) -> int:
 
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
-    from attnbench import engine
+    from attnbench import engine, launches
     from attnbench.arguments import engine_options, retried
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
@@ -63,12 +68,16 @@ def run(typed: argparse.Namespace) -> int:
     retry = retried(typed.retry)
     if typed.budget is not None and not typed.budget > 0:
         raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
-    budget_s = None if typed.budget is None else 60 * typed.budget
+    count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
+    budget_s = None if typed.budget is None else 60 * typed.budget / count
     options = matrix_options(typed)
     device = device_of(typed.device)
     where = engine_options(typed, device)
     _load_plugins(typed)
     plan = overridden(preset(typed.preset, device), options, budget_s)
+    if max(count, launch) > 1:
+        repeated = launches.timing_only(plan)
+        plan = repeated if launch > 1 else plan
     if typed.dry_run:
         return _dry_run(plan)
     folder = typed.out or _fresh_folder(plan.preset)
@@ -78,16 +87,12 @@ def run(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=retry,
         extend=typed.extend,
-        protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed")),
+        protocol=Protocol(order_seed=whole(typed.order_seed, "--order-seed") + launch - 1),
         **where,
     )
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
-    print(f"{folder}: {counts or 'nothing measured'}")
-    if result.stopped:
-        print(f"stopped; the same command with --out {folder} goes on")
-    elif typed.command is run:
-        print(f"report: python run_bench.py report {folder}")
-    return result.exit_code
+    if count > 1 and not result.stopped:
+        result = launches.repeat(result, count, partial(_launch, typed, budget_s))
+    return _told(result, folder, report=typed.command is run)
 
 
 def report(typed: argparse.Namespace | Path) -> int:
@@ -100,45 +105,71 @@ def report(typed: argparse.Namespace | Path) -> int:
 
 
 def inspect(typed: argparse.Namespace) -> int:
-    """Draw the map of one pattern on one source."""
-    import torch
-
+    """Draw the maps of one pattern on one source, or maps that a run has kept."""
     import reports
-    from attnbench import maps
-    from attnbench.matrix import asked_name, with_causality
-    from attnbench.sources import load, settings
-    from patterns import pattern
-    from patterns.errors import BadInput
+    from attnbench.arguments import kept_maps, wanted_maps
+    from attnbench.inspection import Wrong, inspected
 
     _load_plugins(typed)
-    causal = not typed.bidirectional
-    one = with_causality(pattern(typed.pattern), causal)
-    found = [
-        setting
-        for setting in settings(typed.source, causal=causal)
-        if typed.layer in (None, setting.layer)
-    ]
-    if not found:
-        raise BadInput(f"source {typed.source!r} has no layer {typed.layer!r}")
-    setting = found[0]
-    longest = setting.max_length or 2048
-    length = whole(typed.length, "--length") if typed.length else longest
-    if not typed.length and causal:
-        length = min(length, 2048)
-    inputs = load(
-        setting, length=length, seed=0, device=device_of(typed.device), dtype=torch.float32
-    )
-    made = maps.make(
-        one,
-        inputs,
-        heads=[typed.head],
-        backend=typed.backend,
-        case={"asked": asked_name(one), "source": setting.source, "layer": setting.layer},
-    )
+    kept = kept_maps(typed.pattern)
+    row = None if typed.row is None else whole(typed.row, "--row")
+    try:
+        made = kept or inspected(wanted_maps(typed))
+    except Wrong as error:
+        print(error, file=sys.stderr)
+        return 1
     out = typed.out or _RUNS / f"map-{time.strftime('%Y%m%d-%H%M%S')}"
-    page = reports.inspect(made, out, head=typed.head, row=typed.row)
-    maps.save_map(out / "map.npz", made)
-    print(f"map: {page}")
+    print(f"map: {reports.inspect(made, out, row=row)}")
+    return 0
+
+
+def compare(typed: argparse.Namespace) -> int:
+    """Say what changed between two runs; 1 where it got worse by more than the threshold."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import comparison
+
+    if not 0 < typed.threshold < math.inf:
+        raise BadInput(f"--threshold must be more than 0 percent, got {typed.threshold}")
+    found = comparison.compare(typed.a, typed.b, threshold=typed.threshold / 100)
+    if typed.json:
+        document = comparison.as_document(found)
+        typed.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if typed.markdown:
+        typed.markdown.write_text(comparison.as_markdown(found), encoding="utf-8")
+    print(comparison.as_text(found))
+    return found.exit_code
+
+
+def advise(typed: argparse.Namespace) -> int:
+    """Say which pattern to use at a length, under a budget."""
+    import json
+
+    from patterns.errors import BadInput
+    from reports import advice
+
+    if typed.max_error is not None and not typed.max_error >= 0:
+        raise BadInput(f"--max-error must be 0 or more, got {typed.max_error}")
+    found = advice.advise(
+        typed.run,
+        length=whole(typed.length, "--length"),
+        one=typed.one,
+        max_error=typed.max_error,
+        max_bytes=memory_bytes(typed.max_memory, "--max-memory") if typed.max_memory else None,
+        source=typed.source,
+    )
+    print(json.dumps(advice.as_document(found), indent=2) if typed.json else advice.as_text(found))
+    return 0
+
+
+def merge(typed: argparse.Namespace) -> int:
+    """Join runs of one version of the code into one."""
+    from attnbench.merge import merge as join
+
+    told = join(typed.runs, typed.out)
+    double = f", {told['double']} of them in more than one" if told["double"] else ""
+    print(f"{typed.out}: {told['records']} records of {len(typed.runs)} runs{double}")
     return 0
 
 
@@ -175,16 +206,77 @@ def capture(typed: argparse.Namespace) -> int:
     return capture_main(typed.rest)
 
 
+def evaluate(typed: argparse.Namespace) -> int:
+    """Swap patterns and schedules into a language model, and see what it loses."""
+    from attnbench import evaluate as evaluating
+    from attnbench.arguments import lengths, retried
+    from attnbench.evaluation import Evaluation, expect_sense
+    from attnbench.stack_table import stack_table
+
+    retry = retried(typed.retry)
+    asked = Evaluation(
+        model=typed.model,
+        schedules=tuple(typed.pattern),
+        lengths=lengths(typed.length),
+        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
+        seed=whole(typed.seed, "--seed"),
+        sensitivity=typed.sensitivity,
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
+    )
+    expect_sense(asked)
+    loaded = evaluating.load(asked, typed.text)
+    if typed.dry_run:
+        print(stack_table(asked, loaded.reader.sizes, loaded.digest, typed.times))
+        return 0
+    folder = typed.out or _fresh_folder("evaluate")
+    result = evaluating.evaluate(
+        asked,
+        loaded,
+        folder,
+        command=sys.argv[1:],
+        retry=retry,
+        extend=typed.extend,
+    )
+    return _told(result, folder, report=True)
+
+
 _COMMANDS = {
     "default": quick,
     "run": run,
     "report": report,
     "inspect": inspect,
+    "compare": compare,
+    "advise": advise,
+    "merge": merge,
     "list": list_all,
     "doctor": doctor,
     "export": export,
     "capture": capture,
+    "evaluate": evaluate,
 }
+
+
+def _launch(
+    typed: argparse.Namespace, budget_s: float | None, number: int, folder: Path
+) -> list[str]:
+    """The command line of one further launch: what was typed, into a folder of its own."""
+    options = ["--out", str(folder), "--launches", "1", "--launch", str(number)]
+    if budget_s is not None:
+        options += ["--budget", str(budget_s / 60)]
+    return [sys.executable, __file__, *typed.typed, *options]
+
+
+def _told(result: "Result", folder: Path, *, report: bool) -> int:
+    """Say how a run ended and how to go on; its exit code."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
+    print(f"{folder}: {counts or 'nothing measured'}")
+    if result.stopped:
+        print(f"stopped; the same command with --out {folder} goes on")
+    elif report:
+        print(f"report: python run_bench.py report {folder}")
+    return result.exit_code
 
 
 def _dry_run(plan: "Plan") -> int:

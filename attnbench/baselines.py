@@ -17,7 +17,11 @@ def equal_keys(pattern: Pattern, length: int, *, causal: bool) -> Pattern:
 
     The narrowest window has one token, the widest one sees everything.
     """
-    wanted = keys_per_query(pattern, length)
+    return window_of_keys(keys_per_query(pattern, length), length, causal=causal)
+
+
+def window_of_keys(wanted: float, length: int, *, causal: bool) -> Pattern:
+    """The window with 4 sinks whose attended pairs a query are closest to a number."""
     low, high = 1, length
     while low < high:
         middle = (low + high) // 2

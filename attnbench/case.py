@@ -20,7 +20,7 @@ STATUSES: tuple[Status, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What both kinds of case share.
+    """What all kinds of case share.
 
     `asked` is the pattern as asked for, without its causality; `pattern` has every automatic value
     filled in.
@@ -38,6 +38,8 @@ class Case:
     device: str  # cpu or cuda
     source: str
     seed: int
+
+    kind: ClassVar[str]
 
     def _ending(self) -> str:
         order = "causal" if self.causal else "bidirectional"
@@ -79,12 +81,12 @@ class FidelityCase(Case):
 AnyCase = CostCase | FidelityCase
 
 
-def as_dict(case: AnyCase) -> dict[str, Any]:
+def as_dict(case: Case) -> dict[str, Any]:
     """The case as a record has it."""
     return {name.removesuffix("_"): value for name, value in asdict(case).items()}
 
 
-def case_key(case: AnyCase) -> str:
+def case_key(case: Case) -> str:
     """16 hexadecimal digits that identify a case: of the SHA-256 of its canonical JSON."""
     document = {"kind": case.kind, **as_dict(case)}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

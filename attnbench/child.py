@@ -54,6 +54,7 @@ class Job:
     todo: "Sequence[AnyCase]"
     budget_s: float
     lost: "Mapping[str, Ended]"
+    ceilings: "Mapping[str, Any] | None" = None  # the same for all groups of a run
 
 
 def main() -> None:
@@ -93,11 +94,12 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase
     if setup.device == "cpu":
         _limit_memory(setup.memory_share)
     reply(hello=found)
-    measure = Measurer(
-        Origin(version=setup.version, machine=machine), setup.protocol, setup.run, announce
-    )
+    measure = None
     while True:
         job = orders.get()
+        if measure is None:
+            origin = Origin(version=setup.version, machine=machine, ceilings=job.ceilings)
+            measure = Measurer(origin, setup.protocol, setup.run, announce)
         try:
             for record in measure(job.group, job.todo, job.budget_s, job.lost):
                 reply(record=record)

@@ -5,7 +5,7 @@ key-value cache the patterns that are masks. docs/models.md says what is refused
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from attnbench.interface import (
     replace_attention,
     require_transformers,
 )
+from attnbench.schedule import Same, Schedule, schedule
 from attnbench.spans import Choice, Spans, choose, spans_of
 from patterns.base import Pattern
 from patterns.errors import BadInput, Unsupported
@@ -30,37 +31,40 @@ _DYNAMIC = "and a pattern needs those that are there and no others: use the defa
 
 def use(
     model: Any,
-    spec: str | Pattern,
+    spec: str | Pattern | Schedule,
     *,
     layers: Iterable[int] | None = None,
     backend: str = "auto",
 ) -> "Use":
-    """Let a transformers model attend by a pattern, from this call on.
+    """Let a transformers model attend by a pattern, or by one pattern a layer, from this call on.
 
     Args:
         model: a transformers model (5 or newer) whose attention goes through `AttentionInterface`.
-        spec: a pattern, such as ``"sinks[window=256]"``; its causality is that of the model.
+        spec: a pattern, such as ``"sinks[window=256]"``, or a schedule, such as
+            ``"0-7:full,8-:sinks[window=256]"``; the causality is that of the model.
         layers: the layers that it takes over; None for all. The others attend as they did.
-        backend: what the pattern runs on.
+        backend: what the patterns run on.
 
     Returns:
         What restores the model: by `restore`, or as a context manager.
 
     Raises:
-        BadInput: no such pattern, backend or layer, or not a transformers model.
+        BadInput: no such pattern, schedule, backend or layer, or not a transformers model.
         Unsupported: transformers is missing, or the model keeps its attention to itself. While it
             runs: what a pattern cannot do (docs/models.md).
     """
     require_transformers()
-    return Use(model, choose(spec, backend), None if layers is None else frozenset(layers))
+    chosen = schedule(spec)
+    return Use(model, chosen, None if layers is None else frozenset(layers), backend)
 
 
 class Use:
-    """A pattern in a model, until `restore`, or for as long as a `with` block lasts."""
+    """Patterns in a model, until `restore`, or for as long as a `with` block lasts."""
 
-    def __init__(self, model: Any, choice: Choice, layers: frozenset[int] | None) -> None:
-        self.choice = choice
-        self.layers = layers
+    def __init__(
+        self, model: Any, chosen: Schedule, layers: frozenset[int] | None, backend: str
+    ) -> None:
+        self.schedule = chosen
         self._numbers = layer_numbers(model)
         self._seen = 0  # attention calls of the present forward pass
         known = [str(number) for number in dict.fromkeys(self._numbers.values())]
@@ -68,6 +72,9 @@ class Use:
             if str(number) not in known:
                 hint = near_match(str(number), known)
                 raise BadInput(f"the model has no layer {number}: {hint}")
+        self._choices, self._others = _choices(
+            chosen, sorted(set(self._numbers.values())), layers, backend
+        )
         self._replaced = replace_attention(model, self._attend, self._mask)
         self._hooks = (
             model.register_forward_pre_hook(self._begin),
@@ -113,7 +120,8 @@ class Use:
     ) -> tuple[Tensor, Any]:
         number = self._numbers.get(module, self._seen)
         self._seen += 1
-        if self.layers is not None and number not in self.layers:
+        choice = self._choices.get(number, self._others)
+        if choice is None:
             own = own_attention(self._replaced.own(module.config), module)
             mask = attention_mask.own if isinstance(attention_mask, _Mask) else attention_mask
             found: tuple[Tensor, Any] = own(module, query, key, value, mask, **more)
@@ -133,7 +141,7 @@ class Use:
             )
         elif (window := more.get("sliding_window")) is not None and window < key.shape[2]:
             raise Unsupported(f"{type(module).__name__} attends in a window of {window} tokens")
-        out = self.choice.attend(
+        out = choice.attend(
             query, key, value, causal=causal, spans=spans, scale=more.get("scaling")
         )
         return out.transpose(1, 2).contiguous(), None
@@ -146,6 +154,21 @@ class Use:
         if self._seen == 0 and model.config._attn_implementation == self._replaced.name:
             kind = type(model).__name__
             raise Unsupported(f"{kind} does not let its attention be replaced: none went through")
+
+
+def _choices(
+    chosen: Schedule, numbers: list[int], layers: frozenset[int] | None, backend: str
+) -> tuple[Mapping[int, Choice], Choice | None]:
+    """What stands in for each layer's attention, and for that of layers without an entry."""
+    if isinstance(chosen, Same):
+        choice = choose(chosen.pattern, backend)
+        return ({}, choice) if layers is None else (dict.fromkeys(layers, choice), None)
+    if not numbers:
+        raise Unsupported("this model does not say how many layers it has: use one pattern for all")
+    found = zip(numbers, chosen.patterns(len(numbers)), strict=True)
+    return {
+        number: choose(one, backend) for number, one in found if layers is None or number in layers
+    }, None
 
 
 @dataclass(frozen=True, kw_only=True)

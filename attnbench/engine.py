@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from attnbench import ceilings
 from attnbench.case import AnyCase, Group, as_dict, case_key
 from attnbench.guards import with_scaling
 from attnbench.machine import facts, machine_id
@@ -134,6 +135,7 @@ def run(
             found = facts(torch.device(device))
         origin = Origin(version=code, machine=machine_id(found))
         _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
+        origin = replace(origin, ceilings=_ceilings(book, plan, origin))
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
         missing = sum(len(cases) for _, cases in todo)
@@ -180,16 +182,7 @@ def _open(
     if known is None and book.records:
         raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
     if known is not None:
-        if not same_code(known["version"], origin.version):
-            raise BadInput(
-                f"{folder} was measured by code {known['version']}, and this is "
-                f"{origin.version}: choose another --out"
-            )
-        if known["machine"] != origin.machine:
-            raise BadInput(
-                f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
-                "choose another --out"
-            )
+        expect_same_origin(folder, known, origin)
         before = known["matrix"]
         new = [part for part in parts if part not in before]
         if new and not extend:
@@ -200,20 +193,62 @@ def _open(
         write_document(folder, RUN, known | {"matrix": [*before, *new]})
         return
     seeds = {"inputs": sorted({part.seed for part in plan.parts}), "order": protocol.order_seed}
-    document = {
-        "schema": SCHEMA,
-        "command": list(command),
+    document = opening(origin, command=command) | {
         "preset": plan.preset,
         "matrix": parts,
         "seeds": seeds,
         "order": "groups by length; contenders of a group shuffled every round",
         "budget_s": plan.budget_s,
+    }
+    write_document(folder, MACHINE, {origin.machine: found})
+    write_document(folder, RUN, document)
+
+
+def opening(origin: Origin, *, command: Sequence[str]) -> dict[str, Any]:
+    """What run.json says of every run."""
+    return {
+        "schema": SCHEMA,
+        "command": list(command),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "version": origin.version,
         "machine": origin.machine,
     }
-    write_document(folder, MACHINE, {origin.machine: found})
-    write_document(folder, RUN, document)
+
+
+def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse to add to what another code or machine measured.
+
+    Raises:
+        BadInput: it did; `known` is the folder's run.json.
+    """
+    if not same_code(known["version"], origin.version):
+        raise BadInput(
+            f"{folder} was measured by code {known['version']}, and this is "
+            f"{origin.version}: choose another --out"
+        )
+    if known["machine"] != origin.machine:
+        raise BadInput(
+            f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
+            "choose another --out"
+        )
+
+
+def _ceilings(book: Journal, plan: Plan, origin: Origin) -> dict[str, Any] | None:
+    """What the device can do at most: measured as a run that times something begins, then kept."""
+    timed = [part for part in plan.parts if part.passes]
+    if not timed:
+        return None
+    machines = read_document(book.run, MACHINE) or {}
+    known: dict[str, Any] = machines.get(origin.machine, {})
+    dtypes = tuple(sorted({part.dtype for part in timed}))
+    before = known.get("ceilings")
+    if before is None or set(dtypes) - before["matmul_flops_per_s"].keys():
+        before = ceilings.measured(torch.device(timed[0].device), dtypes)
+        machine = known | {"ceilings": before}
+        write_document(book.run, MACHINE, machines | {origin.machine: machine})
+        if timed[0].device == "cuda":
+            torch.cuda.empty_cache()  # a worker process needs the memory
+    return before
 
 
 def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:

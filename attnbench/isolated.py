@@ -64,7 +64,13 @@ class Isolated:
         blameless = 0
         while left and not self._finished:
             attempt = _Attempt()
-            job = Job(group=group, todo=tuple(left.values()), budget_s=budget_s, lost=lost)
+            job = Job(
+                group=group,
+                todo=tuple(left.values()),
+                budget_s=budget_s,
+                lost=lost,
+                ceilings=self._expected().ceilings,
+            )
             for found in self._attempt(job, attempt):
                 left.pop(found["case_key"], None)
                 yield found

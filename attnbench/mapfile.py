@@ -32,7 +32,7 @@ class Maps:
     full_max: Array
     effective_max: Array
     visible: Array  # [N, N], visible pairs of a bin
-    crop_full: Array  # [heads, 2, side, side]: the first tokens, the last ones
+    crop_full: Array  # [heads, 2, side, side]: the first tokens, the last ones; more where asked
     crop_effective: Array
     meta: dict[str, Any]
 
@@ -79,9 +79,11 @@ def load_map(path: str | Path) -> Maps:
     ) as error:
         raise BadInput(f"{path} is not a map file: {error}") from None
     heads, bins, _ = shape = arrays["full"].shape if arrays["full"].ndim == 3 else (0, 0, 0)
-    side = arrays["crop_full"].shape[-1] if arrays["crop_full"].ndim == 4 else 0
+    crops, side = arrays["crop_full"].shape[1:3] if arrays["crop_full"].ndim == 4 else (0, 0)
     for name, array in arrays.items():
-        square = (heads, 2, side, side) if name.startswith("crop") else (heads, bins, bins)
+        square = (
+            (heads, max(2, crops), side, side) if name.startswith("crop") else (heads, bins, bins)
+        )
         expected = (bins, bins) if name == "visible" else square
         if array.dtype != np.float32 or array.shape != expected or shape[1] != shape[2]:
             raise BadInput(

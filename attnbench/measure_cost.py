@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from attnbench.case import CostCase, Group, case_key
+from attnbench.ceilings import roof
 from attnbench.check import Checker
 from attnbench.contender import (
     CostInputs,
@@ -21,6 +22,7 @@ from attnbench.contender import (
     size,
 )
 from attnbench.guards import spread, with_fired
+from attnbench.launch import launch
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
 from attnbench.statistics import medians, ratio, summary
@@ -33,6 +35,7 @@ _LARGEST_SHARE = 0.5  # of a group's budget that timing one contender may take
 _LEAST_TIMING_S = 0.2  # of any contender, its warm-up and its place in the rounds
 _GRAPH_SHARE = 0.3  # of the free memory that captured graphs may keep
 _CLOCK_SPREAD = 0.05
+_AGAIN = " again"  # behind the name of the contender that is timed twice
 
 Record = dict[str, Any]
 
@@ -111,6 +114,11 @@ class CostMeasurer:
             timed, first = self._time(ready, inputs, clock, steps)
             flags = _flags(was, fingerprint(inputs))
             del inputs
+            again = {
+                name.removesuffix(_AGAIN): timed.pop(name)
+                for name in list(timed)
+                if name.endswith(_AGAIN)
+            }
             failed = {name: ending(one.error) for name, one in timed.items() if one.error}
             found |= failed
             # On a GPU that is lost all that ran after the culprit failed too.
@@ -130,7 +138,8 @@ class CostMeasurer:
         }
         for case in cases:
             if case_key(case) in wanted:
-                made = self._record(case, group, measured[name_of[case_key(case)]], dense)
+                name = name_of[case_key(case)]
+                made = self._record(case, group, measured[name], dense, again.get(name))
                 yield with_fired(made, flags) if made["status"] == "ok" else made
 
     def _prepare(
@@ -176,21 +185,31 @@ class CostMeasurer:
         if not ready:
             return {}, None
         device = inputs.d_out.device
+        twice = _timed_twice(ready)
+        again = twice.chosen.name + _AGAIN
         graph_bytes = int(_GRAPH_SHARE * free_bytes(device)) if device.type == "cuda" else 0
         watch = Announcing(
             self._protocol.make_watch(device, copies=len(inputs.copies), graph_bytes=graph_bytes),
             self._announce,
-            steps,
+            {**steps, again: steps[twice.chosen.name]},
         )
+        contenders = [
+            Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in ready
+        ]
+        contenders.append(Contender(name=again, call=twice.call))
         timed = time_group(
-            [Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in ready],
+            contenders,
             watch,
             seed=self._protocol.order_seed,
             budget_s=clock.left_s(),
             bound=self._protocol.bound,
             min_samples=self._protocol.min_samples,
         )
-        return timed, watch.first_failed
+        first = watch.first_failed
+        if first == again:  # it is the same call
+            first = twice.chosen.name
+            timed[first].error = timed[first].error or timed[again].error
+        return timed, first
 
     def _record(
         self,
@@ -198,12 +217,13 @@ class CostMeasurer:
         group: Group,
         found: tuple[Sized, Timed] | Ended,
         dense: Mapping[str, Timed],
+        again: Timed | None = None,
     ) -> Record:
         role = "comparison" if case_key(case) in group.comparisons else "asked"
         if isinstance(found, Ended):
             return record(case, self._origin, role=role, ended=found)
         sized, own = found
-        time_block = _time_block(sized, own, dense)
+        time_block = _time_block(sized, own, dense, again)
         measured = record(
             case,
             self._origin,
@@ -212,6 +232,13 @@ class CostMeasurer:
             time=time_block,
             memory=sized.memory,
             guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
+        )
+        time_block["roof"] = roof(
+            self._origin.ceilings,
+            measured["cost"],
+            dtype=case.dtype,
+            pass_=case.pass_,
+            ms=time_block["cold_ms"]["median"],
         )
         return with_fired(measured, spread(time_block["cold_ms"]))
 
@@ -276,14 +303,21 @@ def _gone(ended: Ended, device: torch.device) -> DeviceLost | None:
     return None
 
 
-def _time_block(found: Sized, own: Timed, dense: Mapping[str, Timed]) -> Record:
+def _timed_twice(ready: Sequence[Sized]) -> Sized:
+    """Which contender is timed as if it were two: what they differ by is the group's A/A floor."""
+    return min(ready, key=lambda x: (not x.chosen.dense, x.call_s))
+
+
+def _time_block(
+    found: Sized, own: Timed, dense: Mapping[str, Timed], again: Timed | None
+) -> Record:
     notes = dict(own.notes)
     speeds = [clocks.sm_mhz for clocks in own.clocks]
     if speeds and max(speeds) > (1 + _CLOCK_SPREAD) * min(speeds):
         notes["clocks"] = f"the SM clock moved between {min(speeds)} and {max(speeds)} MHz"
     if not dense:
         notes["ratio_to_dense"] = "no dense row was timed in this group"
-    return {
+    block: Record = {
         "cold_ms": summary(own.cold),
         "graph_ms": summary(own.graph),
         "eager_wall_ms": summary(own.wall),
@@ -291,8 +325,17 @@ def _time_block(found: Sized, own: Timed, dense: Mapping[str, Timed]) -> Record:
         "rounds": len(own.cold),
         "stopped": own.stopped,
         "ratio_to_dense": _ratio(own, dense),
+        "same_twice": _same_twice(own, again),
         "notes": notes,
     }
+    return {**block, "launches": [launch(block, medians(own.cold))]}
+
+
+def _same_twice(own: Timed, again: Timed | None) -> Record | None:
+    if again is None or again.error is not None or not again.cold:
+        return None
+    paired = ratio(again.cold, own.cold)
+    return {"median": paired.median, "interval": [paired.low, paired.high]}
 
 
 def _ratio(own: Timed, dense: Mapping[str, Timed]) -> Record | None:

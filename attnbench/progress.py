@@ -1,5 +1,6 @@
 """What is said while a run goes on: a bar where a person watches, else one plain line a case."""
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -57,6 +58,10 @@ def line(record: Mapping[str, Any]) -> str:
         return f"{what}: {record['status']}, {record['reason']}"
     if record["kind"] == "fidelity":
         return f"{what}: output error {record['fidelity']['output_error']['mean']:.4f}"
+    if record["kind"] == "evaluation":
+        found = record["evaluation"]
+        above, loss = found["loss_above_full"]["mean"], found["loss"]["mean"]
+        return f"{what}: perplexity {math.exp(loss):.4g}, loss {above:+.4f} to full"
     time = record["time"]
     ratio = time["ratio_to_dense"]
     told = f"{what}: {time['cold_ms']['median']:.4g} ms"

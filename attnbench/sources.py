@@ -8,6 +8,7 @@ Letters: B batch, H heads (Hq/Hkv), L length, D head width.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -189,6 +190,19 @@ def load(
         v=inputs.v.to(device, dtype),
         output_projection=None if projection is None else projection.to(device, dtype),
     )
+
+
+def text_of(setting: Setting) -> tuple[str, ...] | None:
+    """The text of a capture's tokens, if its header has it; also of somebody's own capture."""
+    if setting.layer is None:
+        return None
+    return read_header(_path(setting.source, setting.causal)).token_text
+
+
+@cache
+def sample_text(causal: bool) -> tuple[str, ...] | None:
+    """The text of the shipped sample's tokens; all its layers hold the same, or its start."""
+    return read_header(SAMPLE[causal]).token_text
 
 
 def _setting(source: str, shape: LayerShape | None = None, causal: bool | None = None) -> Setting:

@@ -4,6 +4,7 @@
 draws one map.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,19 +39,25 @@ def open(run_folder: str | Path) -> "Report":
 
 
 def inspect(
-    maps: "Maps", out: str | Path, *, head: int | None = None, row: int | None = None
+    maps: "Maps | Sequence[Maps]",
+    out: str | Path,
+    *,
+    head: int | None = None,
+    row: int | None = None,
 ) -> Path:
-    """Write one map as PNG, SVG, PDF and a page into a folder; the path of the page.
+    """Write maps as npz, PNG, SVG, PDF and one page into a folder; the path of the page.
 
     Args:
-        maps: what `attnbench.maps.make` or `load_map` gives.
+        maps: what `attnbench.maps.make` or `load_map` gives; one, or several that share a page.
         out: the folder; made where it is missing.
-        head: the number of the head; the first stored one if None.
+        head: the number of the head that opens; the first stored one if None.
         row: the query row (in tokens) of the profile; the middle of the second half if None.
 
     Raises:
-        BadInput: no such head or row.
+        BadInput: no such head or row, or no map.
     """
-    from reports.inspector import write_map
+    from attnbench.mapfile import Maps
+    from reports.inspector import write_maps
 
-    return write_map(maps, Path(out), head=head, row=row)
+    several = [maps] if isinstance(maps, Maps) else list(maps)
+    return write_maps(several, Path(out), head=head, row=row)

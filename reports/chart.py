@@ -45,4 +45,5 @@ class Chart:
     wide_height: float  # inches
     narrow_height: float
     kind: Literal["lines", "image"] = "lines"
+    alike: bool = False  # on a narrow screen the page shows the wide one, smaller
     missing: str = ""  # the cells without a result, each with its reason

@@ -1,6 +1,7 @@
 """Markup by hand: everything that comes from data goes through `escape`."""
 
 import html
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,14 @@ from reports.chart import Table
 def escape(text: Any) -> str:
     """Text that is safe between tags and inside quoted attributes."""
     return html.escape(str(text), quote=True)
+
+
+def data_block(key: str, data: Any) -> str:
+    """Data for a script, as JSON that no text in it can end or turn into markup."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="{escape(key)}">{text}</script>'
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -36,6 +45,11 @@ def details(summary: str, inside: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
+def unfolded(summary: str) -> tuple[str, str]:
+    """What stands before and after markup that is open until a script has something better."""
+    return f'<details class="still" open><summary>{escape(summary)}</summary>', "</details>"
+
+
 def table(shown: Table, *, caption: bool = True) -> str:
     """A table that scrolls sideways in its own box; its columns can be sorted where JS runs."""
     numeric = [_is_number(shown.frame[column]) for column in shown.frame.columns]
@@ -55,7 +69,8 @@ def table(shown: Table, *, caption: bool = True) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{escape(shown.title)}</caption>" if caption else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(shown.title)}">'
+        f'<div class="scroll" data-key="{escape(shown.key)}" tabindex="0" role="region" '
+        f'aria-label="{escape(shown.title)}">'
         f'<table class="sortable">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

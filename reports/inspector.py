@@ -1,5 +1,7 @@
-"""One map by itself: the triptych, a row's profile and mass by distance, as files and a page."""
+"""Maps by themselves: the triptych, a row's profile and mass by distance, as files and a page."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,45 +10,111 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from attnbench import BadInput
-from attnbench.mapfile import Maps
+from attnbench.mapfile import Maps, save_map
 from reports import tables
 from reports.chart import Chart, Table
+from reports.explorer import Explorer
 from reports.figures import distance, profile
 from reports.figures.axes import is_narrow, panel_title
 from reports.frame.maps import Map, mass_by_distance, mean_variation, row_profile, view
-from reports.page import document, figure_markup
+from reports.frame.names import labels
+from reports.html import escape, unfolded
+from reports.page import PANES, document, figure_markup, with_panes
+from reports.planes import sheet
 from reports.render import render
 from reports.sections import Section
-from reports.sections.maps import chart_of
+from reports.sections.maps import MOST, chart_of
 from reports.text import size_text, three, three_places
 
 
-def write_map(maps: Maps, out: Path, *, head: int | None, row: int | None) -> Path:
-    """Write the files and the page of one head; see `reports.inspect`."""
-    found = view(maps)
-    index = 0 if head is None else _index(found, head)
-    at = 3 * found.length // 4 if row is None else row
-    if not 0 <= at < found.length:
-        raise BadInput(f"row must lie in [0, {found.length}), got {at}")
-    said = f"total variation {three(mean_variation(found, index))}"
-    charts = [
-        chart_of(found, index, found.asked, said, "map"),
-        _profile(found, index, at),
-    ]
+def write_maps(maps: Sequence[Maps], out: Path, *, head: int | None, row: int | None) -> Path:
+    """Write the files and the page; see `reports.inspect`."""
+    if not maps:
+        raise BadInput("expected at least one map to draw, got none")
+    found = [view(one) for one in maps]
+    index = 0 if head is None else _index(found[0], head)
+    at = 3 * found[0].length // 4 if row is None else row
+    if not 0 <= at < found[0].length:
+        raise BadInput(f"row must lie in [0, {found[0].length}), got {at}")
+    keys = _keys(found)
     out.mkdir(parents=True, exist_ok=True)
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
+    for key, one in zip(keys, maps, strict=True):
+        save_map(out / f"{key}.npz", one)
     parts = []
-    for chart in charts:
+    for chart in _charts(found, keys, index, at):
         tables.write(replace(chart.table, key=chart.key), figures)
         parts.append(figure_markup(render(chart, figures)))
-    section = Section(key="verdict", title=found.asked, blocks=())
-    body = f'<section id="verdict">{"".join(parts)}</section>'
+    names = labels([one.asked for one in found]) if len(found) > 1 else {}
+    panes = Explorer(
+        sheets=tuple(
+            sheet(key, names.get(one.asked, one.asked), held, rich=True)
+            for key, one, held in zip(keys, found, maps, strict=True)
+        ),
+        head=head,
+        row=at,
+    )
+    opening, closing = unfolded("The same map as figures" if len(found) == 1 else "As figures")
+    asked = list(dict.fromkeys(one.asked for one in found))
+    title = asked[0] if len(asked) == 1 else f"{len(found)} maps"
+    heading = f'<h1 class="map">{escape(title)}</h1>{_files(keys)}'
+    body = (
+        f'<section id="verdict" class="alone">{heading}{PANES}{opening}{"".join(parts)}{closing}'
+        "</section>"
+    )
     page = out / "map.html"
-    lead = f"{found.asked} · {size_text(found.length)} tokens · head {found.heads[index]} · {said}"
-    text = document(title=f"attnbench: {found.asked}", lead=lead, sections=[section], bodies=[body])
-    page.write_text(text, encoding="utf-8")
+    text = document(
+        title=f"attnbench: {title}",
+        lead=_lead(found, title, index),
+        sections=[Section(key="verdict", title=title, blocks=())],
+        bodies=[body],
+    )
+    page.write_text(with_panes(text, panes), encoding="utf-8")
     return page
+
+
+def _keys(found: Sequence[Map]) -> list[str]:
+    """What files are called: `map`, or where there are several, the pattern and the layer."""
+    if len(found) == 1:
+        return ["map"]
+    asked = {one.asked for one in found}
+    keys: list[str] = []
+    for one in found:
+        layer = one.case.get("layer")
+        words = ["map", *([one.asked] if len(asked) > 1 else [])]
+        words += [] if layer is None else [f"layer {layer}"]
+        key = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+        keys.append(key if key not in keys else f"{key}-{len(keys)}")
+    return keys
+
+
+def _charts(found: Sequence[Map], keys: Sequence[str], index: int, row: int) -> list[Chart]:
+    """The figures of each map, with the profile of the first one's row."""
+    charts = []
+    for key, one in list(zip(keys, found, strict=True))[:MOST]:
+        head = min(index, len(one.heads) - 1)
+        said = f"total variation {three(mean_variation(one, head))}"
+        charts.append(chart_of(one, head, one.asked, said, key))
+    return [charts[0], _profile(found[0], index, row), *charts[1:]]
+
+
+def _lead(found: Sequence[Map], title: str, index: int) -> str:
+    first = found[0]
+    said = f"{title} · {size_text(first.length)} tokens"
+    if len(found) > 1:
+        return said
+    variation = three(mean_variation(first, index))
+    return f"{said} · head {first.heads[index]} · total variation {variation}"
+
+
+def _files(keys: Sequence[str]) -> str:
+    """Links to the map files, which hold the numbers themselves."""
+    links = " ".join(
+        f'<a href="{escape(key)}.npz">{"NPZ" if len(keys) == 1 else escape(f"{key}.npz")}</a>'
+        for key in keys
+    )
+    return f'<p class="links files">The numbers: {links}</p>'
 
 
 def _index(found: Map, head: int) -> int:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 from reports import tables
 from reports.chart import Chart, Table
+from reports.explorer import Explorer, style_and_script
 from reports.html import details, escape, paragraph, table
 from reports.render import Picture, render
 from reports.run import Run
-from reports.sections import Section, about, cost, fidelity, frontier, maps, verdict
+from reports.sections import Section, about, cost, evaluation, fidelity, frontier, maps, verdict
 from reports.sections.shared import device_text, lengths_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 LARGEST_BYTES = 4_000_000
+PANES = "<!-- panes -->"  # where the linked panes go, once it is known what room is left
 
 
 def write_page(run: Run) -> Path:
@@ -27,17 +29,34 @@ def write_page(run: Run) -> Path:
         fidelity.section(run),
         frontier.section(run),
         maps.section(run),
+        *evaluation.sections(run),
         *about.sections(run),
     ]
-    room = LARGEST_BYTES - 300_000
+    explorers = [one for part in sections for one in part.blocks if isinstance(one, Explorer)]
+    room = LARGEST_BYTES - 300_000 - sum(len(one.markup(heads=1)) for one in explorers)
     bodies = []
     for section in sections:
         body, room = _section(section, figures, tabled, room)
         bodies.append(body)
     page = document(title=title_of(run), lead=lead_of(run), sections=sections, bodies=bodies)
+    for one in explorers:
+        page = with_panes(page, one, LARGEST_BYTES)
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def with_panes(page: str, explorer: Explorer, most_bytes: int = 1 << 30) -> str:
+    """The page with the linked panes at their place, their style and their script, if they fit."""
+    style, script = style_and_script()
+    added = ((PANES, ""), ("</style>", style), ("</body>", f"<script>{script}</script>\n"))
+    room = most_bytes - len(page.encode()) - sum(len(text.encode()) for _, text in added)
+    markup = explorer.fitting(room)
+    if not markup:
+        return page
+    for before, text in added[1:]:
+        page = page.replace(before, f"{text}{before}", 1)
+    return page.replace(PANES, markup, 1)
 
 
 def title_of(run: Run) -> str:
@@ -112,6 +131,8 @@ def _section(section: Section, figures: Path, tabled: Path, room: int) -> tuple[
             names = tables.write(block, tabled)
             parts.append(_table(block, names))
             room -= len(parts[-1])
+        elif isinstance(block, Explorer):
+            parts.append(PANES)
         else:
             parts.append(block)
     level = "h1" if section.key == "verdict" else "h2"
@@ -126,11 +147,16 @@ def figure_markup(picture: Picture) -> str:
     return (
         f'<figure id="figure-{chart.key}"><h3>{escape(chart.title)}</h3>'
         f'<p class="how"><b>How to read this.</b> {escape(chart.how)}</p>'
-        f'<div class="card"><div class="wide">{picture.wide}</div>'
-        f'<div class="narrow">{picture.narrow}</div></div>'
+        f'<div class="card">{_widths(picture)}</div>'
         f"<figcaption><p>{escape(chart.caption)}</p>{_missing(chart)}{_links(picture)}</figcaption>"
         f"{details('The numbers', table(chart.table))}</figure>"
     )
+
+
+def _widths(picture: Picture) -> str:
+    if not picture.narrow:
+        return f"<div>{picture.wide}</div>"
+    return f'<div class="wide">{picture.wide}</div><div class="narrow">{picture.narrow}</div>'
 
 
 def _missing(chart: Chart) -> str:

@@ -26,7 +26,10 @@ DPI = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart as the page shows it, on a wide screen and on a narrow one, and its files."""
+    """A chart as the page shows it, on a wide screen and on a narrow one, and its files.
+
+    `narrow` is empty where both are alike.
+    """
 
     chart: Chart
     wide: str
@@ -50,7 +53,7 @@ def render(chart: Chart, folder: Path) -> Picture:
     return Picture(
         chart=chart,
         wide=_inline(chart, wide, ""),
-        narrow=_inline(chart, narrow, "-narrow"),
+        narrow="" if chart.alike else _inline(chart, narrow, "-narrow"),
         files=tuple(names),
     )
 

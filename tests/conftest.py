@@ -1,5 +1,6 @@
 """What every test has: fixed seeds, one thread a worker, and a reason where it cannot run."""
 
+import importlib.util
 import os
 import random
 import shutil
@@ -25,6 +26,29 @@ settings.load_profile("attnbench")
 
 if ON_WORKER:
     torch.set_num_threads(1)
+
+
+def load_triton_for_its_interpreter() -> None:
+    """Triton's own functions are of the kind that the environment asks for when they load.
+
+    The kernels are so only in tests with the fixture `interpreter`; for all others a CPU has none.
+    """
+    if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton.language")
+
+
+load_triton_for_its_interpreter()
+
+
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Triton kernels run on the CPU, in Triton's interpreter."""
+    if torch.cuda.is_available():
+        pytest.skip("the kernels run compiled here: the contract suite has them")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
 
 
 def why_not(mark: str) -> str | None:

@@ -91,6 +91,18 @@ def test_a_worker_that_goes_well_is_kept():
     assert not workers[0].closed
 
 
+def test_every_process_hears_what_the_device_can_do():
+    def dies(job: Job) -> Iterator[Any]:
+        yield step(CASES[0])
+        yield DEAD
+
+    made, workers = isolated(dies, well)
+    made.belongs_to(Origin(version="v", machine="m", ceilings={"copy_bytes_per_s": 5.0}))
+    statuses(made)
+    told = [job.ceilings for worker in workers for job in worker.jobs]
+    assert told == [{"copy_bytes_per_s": 5.0}] * 2
+
+
 def test_the_culprit_is_recorded_and_the_group_done_again_without_it():
     def dies(job: Job) -> Iterator[Any]:
         yield step(None, "inputs")

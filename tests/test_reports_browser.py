@@ -54,7 +54,9 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
              .map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().right,
                           one.naturalWidth ?? 1])"""
     )
-    figures = browser.execute_script("return document.querySelectorAll('figure').length")
+    figures = browser.execute_script(
+        "return document.querySelectorAll('figure:not(details.still:not([open]) figure)').length"
+    )
     assert len(shown) == figures
     assert all(w > 0 and right <= width and natural > 0 for w, right, natural in shown)
     outside = [url for url in requested(browser) if not url.startswith(("file:", "data:"))]
@@ -123,3 +125,32 @@ def test_text_stands_out_from_its_ground(browser, page: Path, theme: str):
         """
     )
     assert min(ratios) >= 4.5
+
+
+def test_a_switch_hides_a_pattern_everywhere_and_an_address_brings_it_back(browser, page: Path):
+    visit(browser, page, 1280)
+    drawn = """return [...document.querySelectorAll('svg.picture [id*="series:combiner-mixture@"]')]
+                 .map(one => getComputedStyle(one).display)"""
+    before = browser.execute_script(drawn)
+    assert len(before) > 4
+    assert set(before) == {"inline"}
+    summary = browser.find_element("css selector", "#patterns summary")
+    summary.send_keys("\n")  # by keyboard
+    box = browser.find_element("css selector", '#patterns input[value="combiner-mixture@auto"]')
+    box.send_keys(" ")
+    assert set(browser.execute_script(drawn)) == {"none"}
+    box.send_keys("\ue00c")  # escape closes
+    assert not box.is_displayed()
+    field = browser.find_element("css selector", "#cost .table input[type=search]")
+    field.send_keys("COMBINER")
+    rows = """return [...document.querySelectorAll('#cost .table:has(input) tbody')][0]
+                .querySelectorAll('tr:not([hidden])').length"""
+    left = browser.execute_script(rows)
+    address = browser.execute_script("return location.href")
+    assert "hide=combiner-mixture" in address
+    assert "filter=" in address
+    browser.get("about:blank")
+    browser.get(address)
+    assert set(browser.execute_script(drawn)) == {"none"}
+    assert browser.execute_script(rows) == left > 0
+    assert browser.get_log("browser") == []

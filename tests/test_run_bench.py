@@ -21,9 +21,7 @@ INLINE = ("--engine", "inline")  # most tests need no other process
 
 
 def options(*typed: str) -> dict:
-    commands = dict.fromkeys(
-        ("default", "run", "report", "inspect", "list", "doctor", "export", "capture"), main_is
-    )
+    commands = dict.fromkeys(run_bench._COMMANDS, main_is)
     return matrix_options(parser(commands).parse_args(["run", *typed]))
 
 

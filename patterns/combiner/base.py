@@ -32,7 +32,7 @@ class CombinerPattern(Pattern):
 
     paper: ClassVar = PAPER
     aim: ClassVar = "approximates"
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar[tuple[str, ...]] = ("sdpa", "eager")
 
     summary: str
     sink: int

@@ -25,6 +25,7 @@ from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.nearby import neighbourhood, sink_pieces
 from patterns.combiner.summary import SummaryKind, summarise
 from patterns.dense import Visibility
+from patterns.fused import triton_refusal
 from patterns.pieces import Blocks, Columns, Piece, attend_pieces
 
 
@@ -44,6 +45,7 @@ class CombinerFixed(CombinerPattern):
     name: ClassVar = "combiner-fixed"
     paper: ClassVar = replace(PAPER, section="4.1")
     tiny: ClassVar = {"block": 4}
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def __post_init__(self) -> None:
         require_positive(self, "block")
@@ -55,6 +57,25 @@ class CombinerFixed(CombinerPattern):
         labels = (key // self.block).expand(len(rows), length)
         labels = labels.masked_fill((away.abs() <= self.near) | (key < self.sink), DIRECT)
         return (labels.masked_fill(key > query, INVISIBLE) if self.causal else labels,)
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        return triton_refusal(q) if backend == "triton" else super()._refusal(backend, q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels import fixed, fixed_operator
+
+        form = fixed.Fixed(
+            block=min(self.block, q.shape[2]),
+            near=self.near,
+            sink=self.sink,
+            kind=self.summary,
+            causal=self.causal,
+            scale=scale,
+        )
+        attend = fixed_operator.attend if torch.compiler.is_compiling() else fixed.attend
+        return attend(q, k, v, form)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_positive
-from patterns.mask import MaskPattern
 from patterns.pieces import Blocks, attend_pieces
+from patterns.sparse.base import SparsePattern
 from patterns.sparse.columns import column_pairs, column_pieces
 from patterns.sparse.own_block import own_block_pairs, own_block_piece
+from patterns.sparse.tiles import Cover, TilePair, multiple_apart, same_block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Axial(MaskPattern):
+class Axial(SparsePattern):
     """Softmax over the own row and the own column of a grid `columns` wide, read row by row.
 
     The paper attends along one axis after the other; here one softmax has the keys of both, the
@@ -45,7 +46,7 @@ class Axial(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"columns": 4}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "columns")
@@ -53,6 +54,9 @@ class Axial(MaskPattern):
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         same_row = query // self.columns == key // self.columns
         return same_row | (query % self.columns == key % self.columns)
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        return same_block(pair, self.columns) | multiple_apart(pair, self.columns)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         grid = Blocks(q.shape[2], min(self.columns, q.shape[2]))

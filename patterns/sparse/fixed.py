@@ -23,13 +23,14 @@ from patterns.base import AUTO, AutoInt, Paper, automatic_block
 from patterns.checks import require_positive
 from patterns.dense import Visibility
 from patterns.errors import BadInput
-from patterns.mask import MaskPattern
 from patterns.pieces import Blocks, Columns, Piece, attend_pieces
+from patterns.sparse.base import SparsePattern
 from patterns.sparse.own_block import own_block_pairs, own_block_piece
+from patterns.sparse.tiles import Cover, TilePair, block_ends, same_block
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(MaskPattern):
+class Fixed(SparsePattern):
     """Softmax over the own block and the last `tail` tokens of every earlier block.
 
     The paper gives the two halves to different heads or layers; here every head has their union.
@@ -50,7 +51,7 @@ class Fixed(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"block": 4}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "block", "tail")
@@ -66,6 +67,9 @@ class Fixed(MaskPattern):
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         end = ((key // self.block + 1) * self.block).clamp(max=length)
         return (query // self.block == key // self.block) | (key >= end - self.tail)
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        return same_block(pair, self.block) | block_ends(pair, self.block, self.tail)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))

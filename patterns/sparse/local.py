@@ -19,13 +19,14 @@ from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_positive
-from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
+from patterns.sparse.base import SparsePattern
+from patterns.sparse.tiles import Cover, TilePair, near
 from patterns.sparse.window import window_pairs, window_piece
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local(MaskPattern):
+class Local(SparsePattern):
     """Softmax over the last `window` tokens, the own one included.
 
     Bidirectional: the tokens less than `window` away on either side.
@@ -44,13 +45,21 @@ class Local(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"window": 4}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "window")
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         return (query - key).abs() < self.window
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        return near(pair, self.window - 1)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        from patterns.kernels.window import attend_window
+
+        return attend_window(q, k, v, window=self.window, sink=0, causal=self.causal, scale=scale)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         piece = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)

@@ -31,18 +31,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from patterns import dense
 from patterns.base import Paper
 from patterns.dense import Visibility
-from patterns.mask import MaskPattern
 from patterns.pieces import Blocks, Layout, Piece, Reversed, attend_pieces
+from patterns.sparse.base import SparsePattern
 from patterns.sparse.offsets import attend_offsets
+from patterns.sparse.tiles import Cover, TilePair, digit_ends, power_apart
 
 _TILE = 32  # consecutive queries that share their distant keys; a power of two
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogSparse(MaskPattern):
+class LogSparse(SparsePattern):
     """Softmax over O(log L) keys of each query.
 
     powers: the token itself and those 1, 2, 4, 8, ... before it, as in the paper.
@@ -65,7 +65,7 @@ class LogSparse(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         if self.keys == "powers":
@@ -77,7 +77,21 @@ class LogSparse(MaskPattern):
     def _refusal(self, backend: str, q: Tensor) -> str | None:
         if backend == "sdpa" and self.keys == "powers":
             return "no fused kernel reads keys at powers of two; use backend eager or keys=suffix"
-        return dense.refusal(backend, q)
+        if backend == "triton" and self.keys == "suffix":
+            return "the Triton kernel reads keys at powers of two; use backend sdpa or eager"
+        if backend == "flex" and self.keys == "suffix" and not self.causal:
+            return "the blocks of mirrored suffixes have no closed form; use backend sdpa or eager"
+        return super()._refusal(backend, q)
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        if self.keys == "powers":
+            return power_apart(pair)
+        return digit_ends(pair)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        from patterns.kernels.diagonals import attend_diagonals
+
+        return attend_diagonals(q, k, v, causal=self.causal, scale=scale)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if self.keys == "powers":

@@ -22,13 +22,14 @@ from torch import Tensor
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_not_negative, require_positive
 from patterns.dense import EVERYTHING, Visibility
-from patterns.mask import MaskPattern
 from patterns.pieces import Piece, Whole, attend_pieces
+from patterns.sparse.base import SparsePattern
+from patterns.sparse.tiles import Cover, TilePair, keys_below, near
 from patterns.sparse.window import window_pairs, window_piece
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinks(MaskPattern):
+class Sinks(SparsePattern):
     """Softmax over the last `window` tokens, the own one included, and the first `sink` ones.
 
     Bidirectional: the tokens less than `window` away on either side, and the first `sink` ones.
@@ -48,7 +49,7 @@ class Sinks(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"window": 4, "sink": 2}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "window")
@@ -56,6 +57,16 @@ class Sinks(MaskPattern):
 
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         return ((query - key).abs() < self.window) | (key < self.sink)
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        return near(pair, self.window - 1) | keys_below(pair, self.sink)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        from patterns.kernels.window import attend_window
+
+        return attend_window(
+            q, k, v, window=self.window, sink=self.sink, causal=self.causal, scale=scale
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         window = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)

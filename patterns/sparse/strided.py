@@ -21,14 +21,15 @@ from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_positive
-from patterns.mask import MaskPattern
 from patterns.pieces import attend_pieces
+from patterns.sparse.base import SparsePattern
 from patterns.sparse.columns import column_pairs, column_pieces
+from patterns.sparse.tiles import Cover, TilePair, multiple_apart, near
 from patterns.sparse.window import window_pairs, window_piece
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strided(MaskPattern):
+class Strided(SparsePattern):
     """Softmax over the keys at most `stride` away and those a multiple of it away.
 
     The paper gives the two halves to different heads or layers; here every head has their union.
@@ -48,7 +49,7 @@ class Strided(MaskPattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"stride": 4}
-    backends: ClassVar = ("sdpa", "eager")
+    backends: ClassVar = ("sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "stride")
@@ -56,6 +57,9 @@ class Strided(MaskPattern):
     def _allowed(self, query: Tensor, key: Tensor, length: int) -> Tensor:
         away = (query - key).abs()
         return (away <= self.stride) | (away % self.stride == 0)
+
+    def _tiles(self, pair: TilePair) -> Cover:
+        return near(pair, self.stride) | multiple_apart(pair, self.stride)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         near = window_piece(

@@ -24,7 +24,8 @@ def draw(figure: Figure, errors: pd.DataFrame) -> None:
             if line.error.max() > top * 1.05:
                 beyond.append(f"{text} {line.error.iloc[-1]:.1f}")
                 continue
-            draw_line(axes, line, drawn, "error")
+            for _, same in line.groupby("layer_set", sort=False):
+                draw_line(axes, same, drawn, "error")  # a mean over other layers is another mean
             labels.append(at_end(line, text, drawn, "error", f"{line.error.iloc[-1]:.3f}"))
         length_axis(axes, rows.length)
         error_axis(axes, top)

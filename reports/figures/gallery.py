@@ -47,9 +47,17 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
             name, fontsize=6.2, color=look(tile.asked).ink, pad=2.5, loc="left", linespacing=0.95
         )
         axes.text(
-            0, -0.045, f"{100 * tile.density:.0f} % · {tile.keys_per_query:.1f} keys",
+            0, -0.045, said(tile),
             transform=axes.transAxes, fontsize=5.4, color=FAINT, va="top",
         )  # fmt: skip
+
+
+def said(tile: Tile) -> str:
+    """Density and keys; a pattern that scores no keys, or all through features, says only that."""
+    density = f"{100 * tile.density:.0f} %"
+    if not 0 < tile.keys_per_query <= len(tile.cells):
+        return f"{density} · no single keys"
+    return f"{density} · {tile.keys_per_query:.1f} keys"
 
 
 def two_lines(name: str) -> str:

@@ -107,7 +107,8 @@ def _rivals(figure: Figure, rivals: pd.DataFrame, lengths: list[int], below: flo
         0.1 / width, (below - 0.28) / height, "Against window + sinks", fontsize=8.5,
         fontweight="bold", color=INK,
     )  # fmt: skip
-    _key(figure)
+    _key(figure, any_ms=bool(rivals.sinks_at_ms.notna().any()),
+         any_keys=bool(rivals.sinks_at_keys.notna().any()))  # fmt: skip
 
 
 def _pair(axes: Axes, row: pd.Series, height: float, asked: str) -> None:
@@ -133,7 +134,8 @@ def _pair(axes: Axes, row: pd.Series, height: float, asked: str) -> None:
     )  # fmt: skip
 
 
-def _key(figure: Figure) -> None:
+def _key(figure: Figure, *, any_ms: bool, any_keys: bool) -> None:
+    """Only the marks that are drawn."""
     from matplotlib.lines import Line2D
 
     sinks = look("sinks").colour
@@ -143,10 +145,12 @@ def _key(figure: Figure) -> None:
         Line2D([], [], marker="o", markerfacecolor=PAPER, markersize=4.6, **none),  # type: ignore[arg-type]
         Line2D([], [], marker="|", markersize=7.5, markeredgewidth=1.6, **none),  # type: ignore[arg-type]
     ]
+    texts = ["the pattern", "window + sinks, equal ms", "window + sinks, equal keys"]
+    there = [True, any_ms, any_keys]
     narrow = is_narrow(figure)
     figure.legend(
-        handles,
-        ["the pattern", "window + sinks, equal ms", "window + sinks, equal keys"],
+        [one for one, drawn in zip(handles, there, strict=True) if drawn],
+        [one for one, drawn in zip(texts, there, strict=True) if drawn],
         loc="lower center", ncols=2 if narrow else 3, fontsize=6.5, handletextpad=0.3,
         bbox_to_anchor=(0.5, 0.0), borderaxespad=0.2, columnspacing=1.2,
     )  # fmt: skip

@@ -26,6 +26,7 @@ class Label:
     text: str
     look: Look
     aside: str = ""
+    key: str = ""  # which pattern and backend it names, so that a page can hide it
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -67,18 +68,18 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, gap: float = 8.6) -> None
             Line2D(
                 [point[0] + 2.5 * POINT, edge, text - 2 * POINT], [point[1], height, height],
                 transform=figure.dpi_scale_trans, color=label.look.colour, linewidth=0.5,
-                alpha=0.65, clip_on=False, zorder=1.5, label="_leader",
+                alpha=0.65, clip_on=False, zorder=1.5, label="_leader", gid=_gid(label),
             )
         )  # fmt: skip
         axes.text(
             text, height, label.text, transform=figure.dpi_scale_trans, fontsize=FONT,
-            color=label.look.ink, va="center_baseline", clip_on=False,
+            color=label.look.ink, va="center_baseline", clip_on=False, gid=_gid(label),
         )  # fmt: skip
         if label.aside:
             axes.text(
                 figure.get_figwidth() - 3 * POINT, height, label.aside, fontsize=FONT,
                 transform=figure.dpi_scale_trans, color=label.look.ink, va="center_baseline",
-                ha="right", clip_on=False,
+                ha="right", clip_on=False, gid=_gid(label),
             )  # fmt: skip
 
 
@@ -115,15 +116,31 @@ def point_labels(
                 Line2D(
                     [x, end], [y, y + dy - np.sign(dy) * height * 0.4], linewidth=0.5, alpha=0.7,
                     transform=figure.dpi_scale_trans, color=label.look.colour, zorder=2,
-                    label="_leader",
+                    label="_leader", gid=_gid(label),
                 )
             )  # fmt: skip
         axes.text(
             x + dx + (width if align == "right" else 0), y + dy, label.text,
             transform=figure.dpi_scale_trans, fontsize=FONT, color=label.look.ink, ha=align,
-            va="center_baseline", zorder=6, bbox=HALO,
+            va="center_baseline", zorder=6, bbox=HALO, gid=_gid(label),
         )  # fmt: skip
     return left_over
+
+
+def inner_key(axes: Axes, entries: Sequence[tuple[str, Look]]) -> None:
+    """A small legend in the upper left corner, for lines that end in the middle of the axes."""
+    handles = [
+        Line2D(
+            [], [], color=look.colour, marker=look.marker, linestyle=look.dash, linewidth=1.1,
+            markerfacecolor=look.face, markersize=3,
+        )
+        for _, look in entries
+    ]  # fmt: skip
+    axes.legend(
+        handles, [text for text, _ in entries], loc="upper left", fontsize=5.4, handlelength=2.2,
+        labelspacing=0.25, borderaxespad=0.2, title="timed at few lengths", title_fontsize=5.6,
+        alignment="left",
+    )  # fmt: skip
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[str, Look]], *, bottom: float) -> None:
@@ -155,6 +172,10 @@ def legend_height(entries: int, longest: int, width: float) -> float:
 def patch_key(colour: str) -> Rectangle:
     """A legend handle for an area."""
     return Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=PAPER)
+
+
+def _gid(label: Label) -> str | None:
+    return f"label:{label.key}" if label.key else None
 
 
 def _figure(axes: Axes) -> Figure:

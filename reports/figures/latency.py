@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.axes import bytes_axis, is_narrow, length_axis, ms_axis, panel_title
-from reports.figures.labels import end_labels, legend_below, legend_height
+from reports.figures.labels import end_labels, inner_key, legend_below, legend_height
 from reports.figures.lines import at_end, draw_end, draw_line, each_line
 from reports.frame.tidy import one_setting
 from reports.style import FAINT, Look
@@ -76,19 +76,25 @@ def panel(
     value, low, high = columns
     good, failed = rows[rows[value].gt(0)], rows[rows.status.ne("ok")]
     band = (low, high) if low is not None and high is not None else None
-    labels = []
+    labels, folded = [], []
     for text, drawn, line in each_line(good):
         draw_line(axes, line, drawn, value, band)
         first = line.iloc[0]
         missed = failed[failed.asked.eq(first.asked) & failed.backend.eq(first.backend)]
         draw_end(axes, line, missed, drawn, value)
-        labels.append(at_end(line, text, drawn, value, slope_text(slopes, first)))
+        label = at_end(line, text, drawn, value, slope_text(slopes, first))
+        if not is_narrow(figure) and 2 * line.length.nunique() < good.length.nunique():
+            folded.append((text, drawn))  # a leader across the panel would cross every line
+        else:
+            labels.append(label)
     length_axis(axes, rows.length)
     (ms_axis if axis == "ms" else bytes_axis)(axes)
     if len(good):
         guides(axes, good.length)
     if not is_narrow(figure):
         end_labels(axes, labels)
+        if folded:
+            inner_key(axes, folded)
         if any(label.aside for label in labels):
             width = figure.get_figwidth()
             box = axes.get_position()

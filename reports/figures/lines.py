@@ -35,6 +35,13 @@ def draw_line(
         markerfacecolor=drawn.face, markeredgecolor=drawn.colour, gid=f"series:{key}", label=key,
         linewidth=1.7 if bold else 1.2, markersize=3.6, zorder=4 if bold else 3,
     )  # fmt: skip
+    if y == "ms" and "host" in rows and rows.host.ne("").any():
+        waited = rows[rows.host.ne("")]
+        axes.plot(
+            waited.length, waited[y], linestyle="none", marker="o", markersize=6.5,
+            markerfacecolor=PAPER, markeredgecolor=drawn.colour, markeredgewidth=0.9, zorder=4.5,
+            gid=f"series:{key}", label="_host",
+        )  # fmt: skip
     if band is not None and rows[list(band)].notna().any(axis=None):
         axes.fill_between(
             rows.length, rows[band[0]], rows[band[1]], color=drawn.colour, alpha=0.18,
@@ -72,4 +79,7 @@ def draw_end(axes: Axes, rows: pd.DataFrame, failed: pd.DataFrame, drawn: Look, 
 def at_end(rows: pd.DataFrame, text: str, drawn: Look, y: str, aside: str = "") -> Label:
     """The label of a line, at its last point."""
     last = rows.iloc[-1]
-    return Label(x=float(last.length), y=float(last[y]), text=text, look=drawn, aside=aside)
+    key = f"{last.asked}@{last.backend}"
+    return Label(
+        x=float(last.length), y=float(last[y]), text=text, look=drawn, aside=aside, key=key
+    )

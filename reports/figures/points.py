@@ -25,6 +25,7 @@ def draw_points(axes: Axes, frame: pd.DataFrame, x: str) -> None:
             axes.plot(
                 [row[x], row[x]], [row.best_layer, row.worst_layer], color=drawn.colour,
                 linewidth=0.8, alpha=0.38, zorder=2, label="_layers",
+                gid=f"band:{row.asked}@{row.backend}",
             )  # fmt: skip
         axes.plot(
             [row[x]], [row.error], marker=drawn.marker, color=drawn.colour, linestyle="none",
@@ -74,7 +75,10 @@ def name_points(axes: Axes, frame: pd.DataFrame, x: str) -> list[Label]:
         ["last", "error"], kind="stable"
     )
     labels = [
-        Label(x=float(row[x]), y=float(row.error), text=str(row.line), look=look_of(row))
+        Label(
+            x=float(row[x]), y=float(row.error), text=str(row.line), look=look_of(row),
+            key=f"{row.asked}@{row.backend}",
+        )
         for _, row in order.iterrows()
-    ]
+    ]  # fmt: skip
     return point_labels(axes, labels, points)

@@ -10,7 +10,7 @@ from reports.figures.labels import Label, end_labels
 from reports.figures.latency import layout
 from reports.figures.lines import each_line
 from reports.style import FAINT
-from reports.text import size_text, three
+from reports.text import size_text, three, three_places
 
 FLOOR = 1e-3
 
@@ -22,7 +22,8 @@ def draw(figure: Figure, spreads: pd.DataFrame) -> None:
     labels = []
     for text, drawn, row in each_line(spreads):
         first = row.iloc[0]
-        errors = np.clip(np.asarray(first.by_quantile, dtype=float), FLOOR, None)
+        measured = np.asarray(first.by_quantile, dtype=float)
+        errors = np.clip(measured, FLOOR, None)  # a logarithm has no place for an exact row
         share = np.linspace(0, 100, len(errors))
         key = f"{first.asked}@{first.backend}"
         axes.plot(
@@ -30,8 +31,12 @@ def draw(figure: Figure, spreads: pd.DataFrame) -> None:
             linewidth=1.7 if first["name"] in ("full", "sinks") else 1.2, marker=drawn.marker,
             markevery=25, markersize=3.4, markerfacecolor=drawn.face,
         )  # fmt: skip
-        p95 = float(np.interp(95, share, errors))
-        labels.append(Label(x=100, y=float(errors[-1]), text=text, look=drawn, aside=three(p95)))
+        p95 = float(np.interp(95, share, measured))
+        labels.append(
+            Label(
+                x=100, y=float(errors[-1]), text=text, look=drawn, aside=three_places(p95), key=key
+            )
+        )
     axes.set_yscale("log")
     axes.set_xlim(0, 100)
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 3), numticks=12))

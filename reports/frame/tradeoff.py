@@ -27,10 +27,11 @@ def over_layers(fidelity: pd.DataFrame) -> pd.DataFrame:
     good = on_common_layers(fidelity[fidelity.status.eq("ok") & fidelity.error.notna()])
     keys = [*_LINE, "source"]
     if len(good) == 0:
-        extra = ["best_layer", "worst_layer", "layers"]
+        extra = ["best_layer", "worst_layer", "layers", "layer_set"]
         return pd.DataFrame(columns=[*keys, *_SAME, *_MEAN, *extra])
     groups = good.groupby(keys, dropna=False, sort=True)
     means = groups[_MEAN].mean()
+    means["layer_set"] = groups.layer.agg(lambda one: ", ".join(sorted({str(x) for x in one})))
     layers = groups.error.agg(["min", "max", "count"])
     layers.columns = pd.Index(["best_layer", "worst_layer", "layers"])
     return means.join(layers).join(groups[_SAME].first()).reset_index()

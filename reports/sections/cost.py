@@ -122,7 +122,8 @@ def _latency(run: Run, shown: pd.DataFrame, slopes: pd.DataFrame, tail: str) -> 
         caption="Median and band from the 20th to the 80th percentile; exponents with 95 % "
         "intervals from least squares on logarithms, beyond the flat start where launching is what "
         "is timed. "
-        f"Crosses: the first length that failed. Of window + sinks the smallest and the largest "
+        f"{_waited(shown)}Crosses: the first length that failed. "
+        f"Of window + sinks the smallest and the largest "
         f"window. {setting_caption(run, shown)}",
         missing=missing_text(shown),
         table=table,
@@ -130,6 +131,14 @@ def _latency(run: Run, shown: pd.DataFrame, slopes: pd.DataFrame, tail: str) -> 
         wide_height=wide,
         narrow_height=narrow,
     )
+
+
+def _waited(shown: pd.DataFrame) -> str:
+    """What the open rings mean, where there are any."""
+    if not (shown.status.eq("ok") & shown.host.ne("")).any():
+        return ""
+    return ("Open rings: times that include waits for Python, so they say more than the device "
+            "needs; they take no part in speed-ups. ")  # fmt: skip
 
 
 def _speedup(

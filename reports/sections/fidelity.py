@@ -94,7 +94,8 @@ def _over_length(same: pd.DataFrame) -> Chart:
         conclusion=f"Closest at {size_text(int(longest.length.max()))}: {_best(longest)}.",
         how="Lower is closer to full attention; compare the order of the lines across sources, for "
         "what is close on one kind of input may be far on another.",
-        caption=f"Mean over heads and layers, {lengths_text(list(errors.length))} tokens, "
+        caption=f"Mean over heads and layers; a line joins only means over the same layers, and "
+        f"points apart have other layers. {lengths_text(list(errors.length))} tokens, "
         f"{errors['dtype'].iloc[0]}.{scale}{floor}",
         missing=missing_text(same),
         table=table,

@@ -5,15 +5,18 @@ from functools import partial
 import pandas as pd
 
 from attnbench.mapfile import load_map
+from reports import thumbnails
 from reports.chart import Chart, Table
+from reports.explorer import Explorer
 from reports.figures import distance, gallery, triptych
 from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
-from reports.frame.names import labels
+from reports.frame.names import by_number, labels
 from reports.frame.spread import at_one_place, mass_by_distance
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
-from reports.html import paragraph
+from reports.html import paragraph, unfolded
+from reports.planes import sheet
 from reports.run import Run
 from reports.sections import Section
 from reports.sections.shared import source_text
@@ -21,16 +24,18 @@ from reports.style import look
 from reports.tables import plain
 from reports.text import joined, size_text, three, three_places
 
-MOST = 8  # triptychs on the page; the others stay in maps/
+MOST = 12  # maps on the page; the others stay in maps/
+PANE_BINS = 256  # of a map in the linked panes
 FEW, FINE, COARSE = 4, 256, 128  # up to so many maps have fine bins; `inspect` draws the finest
-_ORDER = ("dense", "sparse", "combiner", "other")
+_ORDER = ("combiner", "sparse", "other", "dense")  # maps of the last come in small
+_FAMILIES = ("dense", "sparse", "combiner", "other")
 
 
 def section(run: Run) -> Section:
     """Masks, mass by distance, and the stored maps."""
     names = sorted({*run.cost.name, *run.fidelity.name})
     found = tiles(names)
-    blocks: list[str | Chart | Table] = []
+    blocks: list[str | Chart | Table | Explorer] = []
     if found:
         blocks.append(_gallery(found))
     spreads = mass_by_distance(thinned(at_one_place(run.fidelity)))
@@ -41,7 +46,7 @@ def section(run: Run) -> Section:
 
 
 def _gallery(found: list[Tile]) -> Chart:
-    found = sorted(found, key=lambda one: (_ORDER.index(look(one.asked).family), one.name))
+    found = sorted(found, key=lambda one: (_FAMILIES.index(look(one.asked).family), one.name))
     frame = pd.DataFrame(
         {"pattern": one.name, "density": one.density, "keys a query": one.keys_per_query}
         for one in found
@@ -99,23 +104,43 @@ def _distance(spreads: pd.DataFrame) -> Chart:
     )
 
 
-def _maps(run: Run) -> list[str | Chart | Table]:
+def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
     if not run.maps:
         text = "This run stored no maps, so there is no pattern to lay beside full attention here."
         return [paragraph(text, "empty")]
     bins = FINE if len(run.maps) <= FEW else COARSE
-    found = [(path.stem, pooled(view(load_map(path)), bins)) for path in run.maps[:MOST]]
-    short = labels([one.asked for _, one in found])
-    blocks: list[str | Chart | Table] = [
-        chart_of(one, 0, short[one.asked], _distances(run, key, one), f"map-{key}")
-        for key, one in found
+    every = [(path.stem, load_map(path)) for path in run.maps]
+    every.sort(key=lambda one: _rank(view(one[1])))
+    held, rest = every[:MOST], every[MOST:]
+    short = labels([view(one).asked for _, one in every])
+    sheets = [sheet(key, short[view(one).asked], one, bins=PANE_BINS) for key, one in held]
+    found = [(key, pooled(view(one), bins)) for key, one in held]
+    opening, closing = unfolded("The same maps as figures")
+    blocks: list[str | Chart | Table | Explorer] = [
+        Explorer(sheets=tuple(sheets), title="Inside the maps"),
+        opening,
+        *(
+            chart_of(one, 0, short[one.asked], _distances(run, key, one), f"map-{key}")
+            for key, one in found
+        ),
+        closing,
     ]
-    rest = len(run.maps) - len(found)
-    if rest > 0:
-        blocks.append(
-            paragraph(f"{rest} more stored maps lie in maps/; `inspect` draws any of them.")
-        )
+    if rest:
+        small = [(key, short[view(one).asked], view(one)) for key, one in rest]
+        said = "1 more stored map" if len(rest) == 1 else f"{len(rest)} more stored maps"
+        blocks += [
+            paragraph(
+                f"{said}; run_bench.py inspect opens their files, and all of a run\u2019s folder:"
+            ),
+            thumbnails.markup(small[: thumbnails.MOST]),
+        ]
     return blocks
+
+
+def _rank(found: Map) -> tuple[int, object, object]:
+    """First the maps that differ most from what one already knows, then by name and layer."""
+    asked = found.asked
+    return (_ORDER.index(look(asked).family), by_number(asked), by_number(str(found.case)))
 
 
 def _distances(run: Run, key: str, found: Map) -> str:
@@ -159,6 +184,7 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
         wide_height=triptych.height(False),
         narrow_height=triptych.height(True),
         kind="image",
+        alike=True,
     )
 
 

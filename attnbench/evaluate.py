@@ -1,0 +1,319 @@
+"""Evaluate schedules in a language model: losses against full attention, retrieval, time, memory.
+
+docs/evaluate.md says what is measured and how; docs/records.md has the record.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnbench import dropin
+from attnbench.case import as_dict, case_key
+from attnbench.engine import Result, Stop, expect_same_origin, opening
+from attnbench.evaluation import MATCHED, Asked, Evaluation, cases, expect_sense
+from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts
+from attnbench.language import Reader
+from attnbench.machine import facts, machine_id
+from attnbench.memory import measure_memory
+from attnbench.models import MODELS, load_model
+from attnbench.outcome import Ended, Origin, confirm_device, ending
+from attnbench.progress import Progress
+from attnbench.records import (
+    MACHINE,
+    RUN,
+    Journal,
+    journal,
+    read_document,
+    write_document,
+)
+from attnbench.statistics import mean_interval, summary
+from attnbench.version import version
+from patterns.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model taken apart, and the tokens of the text that it is to read."""
+
+    reader: Reader
+    tokens: Sequence[int]
+    prefix: Sequence[int] = ()  # special tokens before every excerpt
+    weights: str | None = None  # how they are stored, where that matters
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits of the tokens."""
+        text = ",".join(map(str, [*self.prefix, -1, *self.tokens]))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(kw_only=True)
+class Texts:
+    """What is read at one length, and what full attention made of it: filled once it is needed."""
+
+    excerpts: list[list[int]]
+    copies: list[list[int]]
+    why_no_copies: str | None
+    full: list[Tensor] = field(default_factory=list)  # last hidden states [L, E] by excerpt
+    full_losses: list[Tensor] = field(default_factory=list)  # [L - 1] by excerpt
+
+
+def load(asked: Evaluation, text: Path) -> Loaded:
+    """Load the model that was asked for, and make tokens of a text file.
+
+    Raises:
+        BadInput: no such model or file, or no language model.
+        Unsupported: a package is missing, or the model keeps its attention to itself.
+    """
+    try:
+        words = text.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot read {text}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"cannot read {text}: expected UTF-8 text") from None
+    model, tokenizer = load_model(asked.model, language=True)
+    ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+    bare, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    packaged = MODELS.get(asked.model)
+    return Loaded(
+        reader=Reader(model.to(asked.device, getattr(torch, asked.dtype))),
+        tokens=ids,
+        prefix=special[: special.index(bare[0])] if bare and bare[0] in special else (),
+        weights=packaged.weights if packaged else None,
+    )
+
+
+def evaluate(
+    asked: Evaluation,
+    loaded: Loaded,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    retry: Iterable[str] = (),
+    extend: bool = False,
+) -> Result:
+    """Evaluate what is asked for and the folder lacks, a record a schedule and length.
+
+    Args:
+        asked: what to evaluate.
+        loaded: the model and its text.
+        folder: the run folder, made where there is none; a run of cases may be in it.
+        command: how this was asked for, to be kept.
+        retry: statuses whose cases are done again.
+        extend: whether the folder may hold other evaluations too.
+
+    Raises:
+        BadInput: a schedule does not fit the model, the text is too short, or the folder holds
+            another evaluation, version or machine.
+        DeviceLost: a case broke the GPU's context; what was measured before it is kept.
+    """
+    expect_sense(asked)
+    groups = list(cases(asked, loaded.reader.sizes, loaded.digest))
+    read = [_texts(group[0], loaded) for group in groups]
+    found = facts(torch.device(asked.device))
+    origin = Origin(version=version(), machine=machine_id(found))
+    again = set(retry)
+    with journal(folder) as book:
+        _open(book, asked, loaded, origin, found, command=command, extend=extend)
+        todo = [[one for one in group if _is_missing(one, book, again)] for group in groups]
+        progress = Progress(sum(map(len, todo)))
+        for line in (*book.said, *([] if any(todo) else ["nothing left to do"])):
+            progress.say(line)
+        with Stop(progress.say) as stop:
+            try:
+                for missing, texts in zip(todo, read, strict=True):
+                    for record in _group(missing, texts, loaded.reader, origin, stop):
+                        book.append(record)
+                        progress.record(record)
+            finally:
+                progress.close()
+        keys = [case_key(one.case) for group in groups for one in group]
+        statuses = Counter(book.records[key]["status"] for key in keys if key in book.records)
+        stopped = stop.asked and any(key not in book.records for key in keys)
+        return Result(run=folder, statuses=dict(statuses), stopped=stopped)
+
+
+def _open(
+    book: Journal,
+    asked: Evaluation,
+    loaded: Loaded,
+    origin: Origin,
+    found: Mapping[str, Any],
+    *,
+    command: Sequence[str],
+    extend: bool,
+) -> None:
+    """Refuse a folder of something else; else write down what is evaluated in it."""
+    folder, wanted = book.run, asked.document() | {"text": loaded.digest, "weights": loaded.weights}
+    known = read_document(folder, RUN)
+    if known is None and book.records:
+        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
+    if known is None:
+        known = opening(origin, command=command) | {"matrix": []}
+        write_document(folder, MACHINE, {origin.machine: found})
+    expect_same_origin(folder, known, origin)
+    before = known.get("evaluations", [])
+    if before and wanted not in before and not extend:
+        raise BadInput(
+            f"{folder} holds another evaluation: --extend adds this one to it, "
+            "or choose another --out"
+        )
+    more = [] if wanted in before else [wanted]
+    write_document(folder, RUN, known | {"evaluations": [*before, *more]})
+
+
+def _is_missing(one: Asked, book: Journal, retry: set[str]) -> bool:
+    found = book.records.get(case_key(one.case))
+    return found is None or found["status"] in retry
+
+
+def _texts(first: Asked, loaded: Loaded) -> Texts:
+    case = first.case
+    try:
+        twice = copies(
+            loaded.tokens, min(case.excerpts, MOST_COPIES), case.seed, prefix=loaded.prefix
+        )
+        why = None
+    except BadInput as error:
+        twice, why = [], str(error)
+    positions = loaded.reader.sizes.positions
+    if twice and positions is not None and len(twice[0]) > positions:
+        twice, why = [], f"the model has {positions} positions, the copies need {len(twice[0])}"
+    return Texts(
+        excerpts=excerpts(
+            loaded.tokens, case.length, case.excerpts, case.seed, prefix=loaded.prefix
+        ),
+        copies=twice,
+        why_no_copies=why,
+    )
+
+
+def _group(
+    missing: Sequence[Asked], texts: Texts, reader: Reader, origin: Origin, stop: Stop
+) -> Iterator[dict[str, Any]]:
+    """The records of one length; what full attention makes of the excerpts is kept for all."""
+    for one in missing:
+        if stop.asked:
+            return
+        ended, found, prefill, memory = None, None, None, None
+        try:
+            if not texts.full:  # all or nothing, so that a failure half-way is tried again
+                hidden = [reader.read(tokens)[0] for tokens in texts.excerpts]
+                pairs = zip(hidden, texts.excerpts, strict=True)
+                texts.full_losses = [reader.losses(one, tokens) for one, tokens in pairs]
+                texts.full = hidden
+            found, prefill, memory = _evaluated(one, texts, reader)
+        except Exception as error:  # whatever a pattern does, the others go on
+            ended = ending(error)
+            confirm_device(reader.device)
+        yield _record(one, origin, ended=ended, found=found, time=prefill, memory=memory)
+
+
+def _evaluated(
+    one: Asked, texts: Texts, reader: Reader
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """The numbers of one schedule: what it loses, how long a prefill takes, what it holds."""
+    case, alone = one.case, one.case.layer is not None
+    memory = None
+    divergence, agreement, own, took = [], [], [], []
+    with _swapped(one, reader):
+        if not alone:
+            ids = torch.tensor(texts.excerpts[0], device=reader.device)
+            memory = measure_memory(lambda: reader.read(texts.excerpts[0])[0], None, [ids])
+        for tokens, full in zip(
+            texts.excerpts[: case.excerpts], texts.full[: case.excerpts], strict=True
+        ):
+            hidden, milliseconds = reader.read(tokens)
+            took.append([milliseconds])
+            own.append(reader.losses(hidden, tokens))
+            kl, same = reader.compared(hidden, full)
+            divergence.append(float(kl.mean()))
+            agreement.append(float(same.mean()))
+        second = [] if alone else [_second_copy(reader, tokens) for tokens in texts.copies]
+    losses, full_losses = _means(own), _means(texts.full_losses[: case.excerpts])
+    middle = case.length // 2
+    notes = {"second_copy_loss": why} if (why := texts.why_no_copies) and not alone else {}
+    found = {
+        "loss": _per_excerpt(losses),
+        "loss_above_full": _paired(losses, full_losses),
+        "later_half_loss": _per_excerpt(_means(one[middle:] for one in own)),
+        "kl_to_full": _per_excerpt(divergence),
+        "top1_agreement": _per_excerpt(agreement),
+        "second_copy_loss": _per_excerpt(second) if second else None,
+        "rival": None if one.rival is None else _rival(one),
+        "notes": notes,
+    }
+    return found, None if alone else {"prefill_ms": summary(took)}, memory
+
+
+def _swapped(one: Asked, reader: Reader) -> AbstractContextManager[Any]:
+    """The model with the schedule in it; full attention is the model's own, as it came."""
+    if one.case.pattern == "full":
+        return nullcontext()
+    layers = None if one.case.layer is None else [one.case.layer]
+    return dropin.use(reader.layers, one.schedule, layers=layers, backend=one.case.backend)
+
+
+def _second_copy(reader: Reader, tokens: Sequence[int]) -> float:
+    """The mean loss of the last `COPIED` tokens, which have been there before."""
+    hidden, _ = reader.read(tokens)
+    return float(reader.losses(hidden, tokens)[-COPIED:].double().mean())
+
+
+def _means(losses: Iterable[Tensor]) -> list[float]:
+    return [float(one.double().mean()) for one in losses]
+
+
+def _per_excerpt(values: Sequence[float]) -> dict[str, Any]:
+    return {"per_excerpt": list(values), **mean_interval(values)}
+
+
+def _paired(ours: Sequence[float], full: Sequence[float]) -> dict[str, Any]:
+    return mean_interval([one - other for one, other in zip(ours, full, strict=True)])
+
+
+def _rival(one: Asked) -> dict[str, Any]:
+    assert one.rival_keys is not None
+    off = one.rival_keys / one.cost.keys_per_query - 1
+    return {
+        "asked": one.rival,
+        "keys_per_query": one.rival_keys,
+        "off": off,
+        "matched": abs(off) <= MATCHED,
+    }
+
+
+def _record(
+    one: Asked,
+    origin: Origin,
+    *,
+    ended: Ended | None,
+    found: Mapping[str, Any] | None,
+    time: Mapping[str, Any] | None,
+    memory: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    return {
+        "kind": one.case.kind,
+        "case_key": case_key(one.case),
+        "group": one.case.group,
+        "role": one.role,
+        "case": as_dict(one.case),
+        "status": "ok" if ended is None else ended.status,
+        "reason": None if ended is None else ended.reason,
+        "implementation": None,
+        "time": time,
+        "memory": memory,
+        "fidelity": None,
+        "evaluation": found,
+        "cost": asdict(one.cost),
+        "guards": {"copies": {"copied": COPIED, "filler": FILLER}},
+        "version": origin.version,
+        "machine": origin.machine,
+    }

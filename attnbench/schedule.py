@@ -1,0 +1,212 @@
+"""Schedules: which pattern in which layer of a model.
+
+Three ways to write one: a pattern, which all layers then have; layers with their patterns, such as
+``0-7:full,8-:local[window=1024]``; or one of `SCHEDULES` by name, such as
+``masformer[full=8,window=1024,place=bottom]``.
+"""
+
+import abc
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+from attnbench.matrix import asked_name
+from patterns import PATTERNS
+from patterns.base import AUTO, AutoInt, Pattern
+from patterns.checks import require_not_negative, require_positive
+from patterns.errors import BadInput
+from patterns.full import Full
+from patterns.grammar import build_all, near_match, parse, spell, split_specs
+from patterns.sparse.local import Local
+from patterns.sparse.sinks import Sinks
+
+_SOME = re.compile(r"(?P<first>\d+)(?P<dash>-(?P<last>\d+)?)?")
+
+
+class Schedule(abc.ABC):
+    """What says which pattern each layer has; final subclasses are frozen dataclasses."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> str:
+        """How it is written."""
+
+    @abc.abstractmethod
+    def patterns(self, layers: int) -> tuple[Pattern, ...]:
+        """The pattern of each of so many layers, the first layer first.
+
+        Raises:
+            BadInput: it does not fit a model of so many layers.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Same(Schedule):
+    """One pattern in all layers."""
+
+    pattern: Pattern
+
+    @property
+    def spec(self) -> str:
+        """The pattern's own."""
+        return asked_name(self.pattern)
+
+    def patterns(self, layers: int) -> tuple[Pattern, ...]:
+        """See `Schedule`."""
+        return (self.pattern,) * layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Layers that lie together, with their pattern; `last` is None where they go to the end."""
+
+    first: int
+    last: int | None
+    pattern: Pattern
+
+    @property
+    def spec(self) -> str:
+        """Such as ``0-7:full``."""
+        end = "-" if self.last is None else "" if self.last == self.first else f"-{self.last}"
+        return f"{self.first}{end}:{asked_name(self.pattern)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explicit(Schedule):
+    """Layers with their patterns: every layer of the model once."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def spec(self) -> str:
+        """The parts with commas between them."""
+        return ",".join(part.spec for part in self.parts)
+
+    def patterns(self, layers: int) -> tuple[Pattern, ...]:
+        """See `Schedule`."""
+        found: dict[int, Pattern] = {}
+        for part in self.parts:
+            last = layers - 1 if part.last is None else part.last
+            if part.first >= layers or last >= layers:
+                raise BadInput(
+                    f"{part.spec} is beyond a model of {layers} layers, 0 to {layers - 1}"
+                )
+            for layer in range(part.first, last + 1):
+                if layer in found:
+                    raise BadInput(f"{self.spec} gives layer {layer} two patterns: expected one")
+                found[layer] = part.pattern
+        missing = [layer for layer in range(layers) if layer not in found]
+        if missing:
+            raise BadInput(
+                f"{self.spec} leaves out layer {missing[0]} of {layers}: add {missing[0]}:full, "
+                "or another pattern for it"
+            )
+        return tuple(found[layer] for layer in range(layers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masformer(Schedule):
+    """Mixed attention spans: full attention in some layers, a window in the others.
+
+    Zhang, Ram, Hawkins, Sha, Zhao: Efficient Long-Range Transformers: You Need to Attend More, but
+    Not Necessarily at Every Layer (2023, https://arxiv.org/abs/2310.12442), section 3.
+    """
+
+    full: int = 8  # layers with full attention
+    window: AutoInt = AUTO  # of the others, the own token included; automatic: about sqrt(L)
+    place: Literal["bottom", "top", "interleaved"] = "bottom"  # where the full ones are
+    sink: int = 0  # leading tokens that the others see too; ours, the paper has none
+
+    name: ClassVar = "masformer"
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can have."""
+        require_not_negative(self, "full")
+        require_positive(self, "window")
+        require_not_negative(self, "sink")
+
+    @property
+    def spec(self) -> str:
+        """See `Schedule`."""
+        return spell(self.name, self)
+
+    def patterns(self, layers: int) -> tuple[Pattern, ...]:
+        """See `Schedule`. Interleaved layers lie as evenly as they can, the first one at 0."""
+        if self.full > layers:
+            raise BadInput(f"{self.spec} wants {self.full} full layers of {layers}")
+        dense = {
+            "bottom": range(self.full),
+            "top": range(layers - self.full, layers),
+            "interleaved": [number * layers // self.full for number in range(self.full)],
+        }[self.place]
+        window: Pattern = Local(window=self.window)
+        if self.sink:
+            window = Sinks(window=self.window, sink=self.sink)
+        return tuple(Full() if layer in dense else window for layer in range(layers))
+
+
+SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType({Masformer.name: Masformer})
+"""Name -> class of the schedules that have a name, read-only."""
+
+
+def schedules(text: str) -> list[Schedule]:
+    """Every schedule that a text asks for: several where it sweeps with `|`.
+
+    >>> [one.spec for one in schedules("masformer[full=2|4,window=64]")]
+    ['masformer[full=2,window=64]', 'masformer[full=4,window=64]']
+    >>> schedules("0:full,1-:local[window=32]")[0].spec
+    '0:full,1-:local[window=32]'
+
+    Raises:
+        BadInput: it is none, or names an unknown pattern, schedule or parameter.
+    """
+    pieces = split_specs(text)
+    if any(":" in piece.partition("[")[0] for piece in pieces):
+        return [Explicit(parts=parts) for parts in itertools.product(*map(_parts, pieces))]
+    name, _ = parse(text)
+    if name in SCHEDULES:
+        return build_all(text, SCHEDULES, "schedule")
+    if name not in PATTERNS:
+        raise BadInput(
+            f"unknown pattern or schedule {name!r}: {near_match(name, (*PATTERNS, *SCHEDULES))}"
+        )
+    return [Same(pattern=one) for one in build_all(text, PATTERNS, "pattern")]
+
+
+def schedule(asked: "str | Pattern | Schedule") -> Schedule:
+    """The one schedule that somebody asked for, by its spec, by a pattern, or itself.
+
+    Raises:
+        BadInput: it is none, or a sweep.
+    """
+    if isinstance(asked, Schedule):
+        return asked
+    if isinstance(asked, Pattern):
+        return Same(pattern=asked)
+    if not isinstance(asked, str):
+        kind = type(asked).__name__
+        raise BadInput(f"expected a pattern or its spec, such as 'local[window=128]', got {kind}")
+    found = schedules(asked)
+    if len(found) > 1:
+        raise BadInput(f"{asked!r} asks for {len(found)} schedules: expected one, without '|'")
+    return found[0]
+
+
+def _parts(piece: str) -> Sequence[Part]:
+    """The part, or the parts of a sweep, that ``0-7:full`` says."""
+    where, colon, spec = piece.partition(":")
+    match = _SOME.fullmatch(where.strip())
+    if not colon or match is None:
+        raise BadInput(
+            f"cannot read {piece!r}: expected layers and their pattern, such as 0-7:full, 8:full "
+            "or 8-:local[window=1024]"
+        )
+    first = int(match["first"])
+    last = first if match["dash"] is None else None if match["last"] is None else int(match["last"])
+    if last is not None and last < first:
+        raise BadInput(f"{piece!r}: the layers end before they begin")
+    found = build_all(spec, PATTERNS, "pattern")
+    return [Part(first=first, last=last, pattern=one) for one in found]

@@ -1,0 +1,137 @@
+"""Attention to keys at power-of-two distances: `torch.library` operators over the Triton kernels.
+
+Opaque to torch.compile, captured by CUDA graphs; grouped heads read their shared keys in place.
+"""
+
+import math
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from patterns.kernels import diagonals_kernels as kernels
+from patterns.kernels.launching import on_device_of, unit_rows
+
+_LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
+_LIBRARY.define(
+    "diagonals(Tensor q, Tensor k, Tensor v, float scale, bool causal) -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "diagonals_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    "float scale, bool causal) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> Tensor:
+    """Softmax over the own key and those 1, 2, 4, 8, ... before it, and after it unless `causal`.
+
+    Args:
+        q: queries [B, Hq, L, D], D from 16 to 256; any strides.
+        k: keys [B, Hkv, L, D]; Hq is a multiple of Hkv.
+        v: values [B, Hkv, L, D].
+        causal: no query sees a key behind it.
+        scale: factor on the scores.
+
+    Returns:
+        [B, Hq, L, D] in the dtype of q, differentiable in q, k and v.
+    """
+    out: Tensor = torch.ops.attnbench.diagonals(q, k, v, scale, causal)[0]
+    return out
+
+
+def _cut(q: Tensor, numbers: int = 4096) -> dict[str, int]:
+    """Tiles of so many numbers: enough to hide latency, few enough to stay in registers."""
+    dim = q.shape[-1]
+    width = max(16, triton.next_power_of_2(dim))
+    rows = 32 if not q.is_cuda else max(16, numbers // width)
+    return {"D": dim, "WIDTH": width, "ROWS": rows, "STAGES": 2, "num_warps": 4}
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
+    batch, heads, length, _ = q.shape
+    out, lse = _forward_fake(q, k, v, scale, causal)
+    cut = _cut(q)
+    with on_device_of(q):
+        kernels.diagonals_forward[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+            q, k, v, out, lse, scale / math.log(2), length, heads, heads // k.shape[1],
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            CAUSAL=causal, **cut,
+        )  # fmt: skip
+    return out, lse
+
+
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(unit_rows(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, q, k, v, out = (unit_rows(x) for x in (grad, q, k, v, out))
+    batch, heads, length, _ = q.shape
+    kv_heads = k.shape[1]
+    group, base2 = heads // kv_heads, scale / math.log(2)
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
+    with on_device_of(q):
+        cut = _cut(q)
+        kernels.diagonals_backward_queries[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+            q, k, v, out, grad, lse, dq, delta, base2, scale, length, heads, group,
+            *strides, *out.stride()[:3], *grad.stride()[:3], *dq.stride()[:3],
+            CAUSAL=causal, **cut,
+        )  # fmt: skip
+        cut = _cut(q, numbers=2048)  # four tiles of float32 at once
+        kernels.diagonals_backward_keys[(triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,)](
+            q, k, v, grad, lse, delta, dk, dv, base2, scale, length, heads, group,
+            *strides, *grad.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
+            CAUSAL=causal, **cut,
+        )  # fmt: skip
+    return dq, dk, dv
+
+
+def _backward_fake(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty_like(unit_rows(x)) for x in (q, k, v))
+    return dq, dk, dv
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *ctx.arguments = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(q, k, v, out, lse)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    grads = torch.ops.attnbench.diagonals_backward(grad, *ctx.saved_tensors, *ctx.arguments)
+    return *grads, None, None
+
+
+for _device in ("CPU", "CUDA"):  # on a CPU in Triton's interpreter
+    _LIBRARY.impl("diagonals", _forward, _device)
+    _LIBRARY.impl("diagonals_backward", _backward, _device)
+torch.library.register_fake("attnbench::diagonals", _forward_fake, lib=_LIBRARY)
+torch.library.register_fake("attnbench::diagonals_backward", _backward_fake, lib=_LIBRARY)
+torch.library.register_autograd(
+    "attnbench::diagonals", _differentiate, setup_context=_keep, lib=_LIBRARY
+)

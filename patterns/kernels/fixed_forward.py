@@ -1,0 +1,197 @@
+"""Combiner-Fixed forward: one online softmax over the neighbourhood and what lies far.
+
+Letters as in `patterns.kernels.fixed_summary`.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
+
+import triton
+import triton.language as tl
+
+from patterns.kernels.tiles import COUNTS, load_tile, softmax_step, store_tile
+
+
+@triton.jit
+def far_visible(column, block, length, sink, near, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
+    """Whether a query of `block` reads this far column: a sink beyond its neighbourhood, or a
+    region that is beyond it and not emptied by the sinks."""
+    region = column - sink
+    if CAUSAL:
+        sinks = column < (block - near) * BLOCK
+        regions = region < block - near
+    else:
+        sinks = tl.abs(column // BLOCK - block) > near
+        regions = tl.abs(region - block) > near
+    start = region * BLOCK
+    regions = regions & (start < length) & (tl.minimum(start + BLOCK, length) > sink)
+    return tl.where(column < sink, sinks, regions)
+
+
+@triton.jit
+def tile_visible(
+    is_far,
+    index,
+    row,
+    block,
+    stop,
+    far_stop,
+    length,
+    sink,
+    near,
+    BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """Which of the tokens or far columns `index` these rows of `block` see: [1 or M, N]."""
+    if PLAIN:
+        return index[None, :] <= tl.where(is_far, far_stop - 1, row)[:, None]
+    beyond = far_visible(index, block, length, sink, near, BLOCK, CAUSAL)[None, :]
+    own = index[None, :] <= row[:, None] if CAUSAL else (index < stop)[None, :]
+    return tl.where(is_far, beyond, own)
+
+
+@triton.jit
+def ranges(
+    first,
+    end,
+    block,
+    blocks,
+    length,
+    sink,
+    near,
+    BLOCK: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FAR: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
+    """What a tile of queries passes over: tokens [begin, stop) and far columns [0, far_stop).
+
+    Tiles of keys before `edge` and `far_edge` are seen whole by all its rows.
+    """
+    begin = tl.maximum(block - near, 0) * BLOCK
+    stop = tl.minimum((block + near + 1) * BLOCK, length)
+    if CAUSAL:
+        stop = tl.minimum(first + M, end)
+        edge = begin + (first - begin) // N * N
+    else:
+        edge = begin + (stop - begin) // N * N
+    far_stop = block * 0
+    if FAR:
+        far_stop = sink + blocks
+        if CAUSAL:
+            far_stop = tl.where(block > near, sink + block - near, 0)
+    far_edge = far_stop * 0
+    if PLAIN:
+        far_edge = far_stop // N * N
+    return begin, edge, stop, far_edge, far_stop
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def attend_fixed(
+    q,
+    k,
+    v,
+    far_key,
+    far_value,
+    far_bias,
+    out,  # [B * H, L, D]
+    lse,  # [B * H, L] in units of log 2
+    q_batch,
+    q_head,
+    q_row,
+    k_batch,
+    k_head,
+    k_row,
+    v_batch,
+    v_head,
+    v_row,
+    length,
+    blocks,
+    sink,
+    scale,
+    heads,
+    lines,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,  # query heads a key-value head
+    NEAR: tl.constexpr,
+    DIM: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    FAR: tl.constexpr,
+    PLAIN: tl.constexpr,  # causal, fewer sinks than a block: all far columns up to a stop are read
+    BIASED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One program a tile of queries, which lies in one block, and head; the longest rows first."""
+    tiles: tl.constexpr = (BLOCK + M - 1) // M
+    line = tl.program_id(0) % lines
+    number = tl.num_programs(0) // lines - 1 - tl.program_id(0) // lines
+    block = number // tiles
+    first = block * BLOCK + number % tiles * M
+    end = tl.minimum(block * BLOCK + BLOCK, length)
+    if first >= end:
+        return
+    q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
+    k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
+    v += (line // heads).to(tl.int64) * v_batch + (line % heads // GROUP).to(tl.int64) * v_head
+    if FAR:
+        far_key += line.to(tl.int64) * (sink + blocks) * DIM
+        far_value += line.to(tl.int64) * (sink + blocks) * DIM
+        far_bias += line.to(tl.int64) * (sink + blocks)
+    row = first + tl.arange(0, M)
+    queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
+    peak = tl.full([M], float("-inf"), tl.float32)
+    total = tl.full([M], 0.0, tl.float32)
+    accumulator = tl.zeros([M, WIDTH], tl.float32)
+
+    begin, edge, stop, far_edge, far_stop = ranges(
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+    )
+    # Tokens and far columns in one loop: two would wait twice for their first tiles.
+    count = (edge - begin) // N
+    for tile in range(count + far_edge // N):
+        is_far = tile >= count
+        start = tl.where(is_far, (tile - count) * N, begin + tile * N)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
+        )
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
+        accumulator, total, peak = softmax_step(
+            accumulator, total, peak, queries, keys, values, bias, 0, scale,
+            False, BIASED, PRECISION,
+        )  # fmt: skip
+    count = tl.cdiv(stop - edge, N)
+    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
+        is_far = tile >= count
+        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
+        limit = tl.where(is_far, sink + blocks, length)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, limit, key_row, DIM, N, WIDTH, True)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
+        )
+        index = start + tl.arange(0, N)
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
+        visible = tile_visible(
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+        )
+        accumulator, total, peak = softmax_step(
+            accumulator, total, peak, queries, keys, values, bias, visible, scale,
+            True, BIASED, PRECISION,
+        )  # fmt: skip
+
+    base = line.to(tl.int64) * length
+    store_tile(out + base * DIM, accumulator / total[:, None], first, end, DIM, DIM, M, WIDTH)
+    tl.store(lse + base + row, peak + tl.log2(total), mask=row < end)

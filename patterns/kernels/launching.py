@@ -1,0 +1,25 @@
+"""What every launch of our Triton kernels needs: rows in one piece, and the right device."""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """The same numbers with the elements of a row side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device: make it the one of x."""
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(x.device)
+
+
+def precision(x: Tensor) -> str:
+    """How float32 products are made: exactly, unless PyTorch is allowed TF32 as well."""
+    exact = x.dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
+    return "ieee" if exact else "tf32"

@@ -1,0 +1,88 @@
+"""Tile sizes for the kernels, as measured on an H100 with bfloat16 (other cards: they run)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Sizes of one launch.
+
+    queries, keys: rows of a tile of each.
+    warps: of a program.
+    stages: tiles in flight.
+    """
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+    def within(self, block: int) -> "Tiles":
+        """No larger than a block of tokens, which bounds what a program may own."""
+        most = max(16, 1 << (block - 1).bit_length())
+        queries, keys = min(self.queries, most), min(self.keys, most)
+        return Tiles(queries=queries, keys=keys, warps=self.warps, stages=self.stages)
+
+
+_SINGLE = Tiles(queries=32, keys=32, warps=4, stages=1)  # float32, whose tiles are twice as large
+_WIDE = Tiles(queries=32, keys=32, warps=4, stages=1)  # heads of more than 128
+
+
+def forward_tiles(width: int, half: bool, block: int) -> Tiles:
+    """Of the forward kernel, whose programs own queries and pass over keys."""
+    if not half:
+        return _SINGLE
+    if width <= 64:
+        return Tiles(queries=64, keys=32 if block < 512 else 64, warps=4, stages=3)
+    if width == 128:
+        if block < 128:
+            return Tiles(queries=64, keys=64, warps=4, stages=2)
+        return Tiles(queries=128, keys=32, warps=8, stages=3)
+    return _WIDE
+
+
+def query_tiles(width: int, half: bool) -> Tiles:
+    """Of the gradient of the queries, which goes as the forward does."""
+    if not half:
+        return _SINGLE
+    if width <= 128:
+        return Tiles(queries=64, keys=32, warps=4, stages=3)
+    return _WIDE
+
+
+def token_tiles(width: int, half: bool, block: int) -> Tiles:
+    """Of the gradients of keys and values, whose programs own keys and pass over queries."""
+    if not half:
+        return _SINGLE
+    if width <= 64:
+        return Tiles(queries=32 if block < 256 else 64, keys=64, warps=4, stages=2)
+    if width == 128:
+        return Tiles(queries=32, keys=32, warps=4, stages=3)
+    return _WIDE
+
+
+def far_tiles(width: int, half: bool) -> Tiles:
+    """Of the gradients of far keys: as for tokens, with much longer passes."""
+    if not half:
+        return _SINGLE
+    if width <= 64:
+        return Tiles(queries=128, keys=64, warps=4, stages=2)
+    if width == 128:
+        return Tiles(queries=32, keys=64, warps=4, stages=3)
+    return _WIDE
+
+
+def summary_tiles(width: int, block: int, indexed: bool) -> Tiles:
+    """Of the kernel that makes summaries: all tokens of a block at once, if they fit."""
+    tokens = max(16, min(1 << (block - 1).bit_length(), 256, 32768 // width))
+    numbers = tokens * width
+    warps = max(1, min(8, numbers // 2048))
+    if numbers <= 16384 and (indexed or width > 64 or tokens < block):
+        warps = min(warps, 4)
+    return Tiles(queries=tokens, keys=tokens, warps=warps, stages=1)
+
+
+def summary_gradient_tiles(width: int, block: int) -> Tiles:
+    """Of the kernel that goes back through the summaries."""
+    tokens = max(16, min(1 << (block - 1).bit_length(), 64, 8192 // width))
+    return Tiles(queries=tokens, keys=tokens, warps=2, stages=1)

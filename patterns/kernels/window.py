@@ -1,0 +1,173 @@
+"""The fused sliding window with sinks: `torch.library` operators over the Triton kernels.
+
+As operators they are opaque to torch.compile, and nothing in them waits for the device, so that a
+CUDA graph captures them. Grouped heads read their shared keys and values in place.
+"""
+
+import math
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from patterns.kernels import window_kernels as kernels
+from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.window_tiles import sink_parts, tiles
+
+_LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
+_ARGUMENTS = "float scale, int window, int sink, bool causal"
+_LIBRARY.define(f"window(Tensor q, Tensor k, Tensor v, {_ARGUMENTS}) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    "window_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+    f"{_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def attend_window(
+    q: Tensor, k: Tensor, v: Tensor, *, window: int, sink: int, causal: bool, scale: float
+) -> Tensor:
+    """Softmax over the keys less than `window` away and the first `sink` ones.
+
+    Args:
+        q: queries [B, Hq, L, D], D from 16 to 256; any strides.
+        k: keys [B, Hkv, L, D]; Hq is a multiple of Hkv.
+        v: values [B, Hkv, L, D].
+        window: the own token included; both ways unless `causal`.
+        sink: leading tokens that every later query sees, and every earlier one unless `causal`.
+        causal: no query sees a key behind it.
+        scale: factor on the scores.
+
+    Returns:
+        [B, Hq, L, D] in the dtype of q, differentiable in q, k and v.
+    """
+    out: Tensor = torch.ops.attnbench.window(q, k, v, scale, window, sink, causal)[0]
+    return out
+
+
+def _clamped(length: int, window: int, sink: int) -> tuple[int, int]:
+    """Window and sinks as the kernels want them: no longer than the sequence, no idle sinks."""
+    window = min(window, length)
+    return window, min(sink, length) if window < length else 0
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, sink: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
+    batch, heads, length, dim = q.shape
+    out, lse = _forward_fake(q, k, v, scale, window, sink, causal)
+    window, sink = _clamped(length, window, sink)
+    width = max(16, triton.next_power_of_2(dim))
+    cut = tiles("forward", width, q.dtype, q.device)
+    with on_device_of(q):
+        kernels.window_forward[(triton.cdiv(length, cut.rows) * batch * heads,)](
+            q, k, v, out, lse, scale / math.log(2), length, window, sink, heads,
+            heads // k.shape[1], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+            *out.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=16,
+            CAUSAL=causal, SINK=sink > 0, SPLIT=cut.split, IP=precision(q),
+            num_warps=cut.warps, num_stages=cut.stages,
+        )  # fmt: skip
+    return out, lse
+
+
+def _forward_fake(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, sink: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(unit_rows(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    window: int,
+    sink: int,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, q, k, v, out = (unit_rows(x) for x in (grad, q, k, v, out))
+    batch, heads, length, dim = q.shape
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+    delta = torch.empty_like(lse)
+    window, sink = _clamped(length, window, sink)
+    width = max(16, triton.next_power_of_2(dim))
+    base2, ieee = scale / math.log(2), precision(q)
+    q_strides, k_strides, v_strides = q.stride()[:3], k.stride()[:3], v.stride()[:3]
+    grad_strides = grad.stride()[:3]
+    with on_device_of(q):
+        cut = tiles("queries", width, q.dtype, q.device)
+        kernels.window_backward_queries[(triton.cdiv(length, cut.rows) * batch * heads,)](
+            q, k, v, out, grad, lse, dq, delta, base2, scale, length, window, sink, heads, group,
+            *q_strides, *k_strides, *v_strides, *out.stride()[:3], *grad_strides,
+            *dq.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=16,
+            CAUSAL=causal, SINK=sink > 0, SPLIT=cut.split, IP=ieee,
+            num_warps=cut.warps, num_stages=cut.stages,
+        )  # fmt: skip
+        parts, sink_dk, sink_dv = 0, delta, delta  # unused where there is no sink
+        if sink:
+            cut = tiles("sinks", width, q.dtype, q.device)
+            programs = triton.cdiv(sink, cut.keys) * batch * kv_heads
+            parts = sink_parts(length, cut.rows, programs, q.device)
+            shares = delta.new_empty(2, parts, batch, kv_heads, sink, width)
+            sink_dk, sink_dv = shares.unbind()
+            kernels.window_backward_sinks[(parts * programs,)](
+                q, k, v, grad, lse, delta, sink_dk, sink_dv,
+                base2, length, window, sink, parts, heads, group,
+                *q_strides, *k_strides, *v_strides, *grad_strides,
+                D=dim, WIDTH=width, ROWS=cut.rows, SINKS=cut.keys, CAUSAL=causal, IP=ieee,
+                num_warps=cut.warps, num_stages=cut.stages,
+            )  # fmt: skip
+        cut = tiles("keys", width, q.dtype, q.device)
+        kernels.window_backward_keys[(triton.cdiv(length, cut.keys) * batch * kv_heads,)](
+            q, k, v, grad, lse, delta, dk, dv, sink_dk, sink_dv,
+            base2, scale, length, window, sink, parts, heads, group,
+            *q_strides, *k_strides, *v_strides, *grad_strides,
+            *dk.stride()[:3], *dv.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys,
+            CAUSAL=causal, SINK=sink > 0, SPLIT=cut.split, IP=ieee,
+            num_warps=cut.warps, num_stages=cut.stages,
+        )  # fmt: skip
+    return dq, dk, dv
+
+
+def _backward_fake(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    window: int,
+    sink: int,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (torch.empty_like(unit_rows(x)) for x in (q, k, v))
+    return dq, dk, dv
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, *ctx.arguments = inputs
+    out, lse = output
+    ctx.mark_non_differentiable(lse)
+    ctx.save_for_backward(q, k, v, out, lse)
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    grads = torch.ops.attnbench.window_backward(grad, *ctx.saved_tensors, *ctx.arguments)
+    return *grads, None, None, None, None
+
+
+for _device in ("CPU", "CUDA"):  # on a CPU in Triton's interpreter
+    _LIBRARY.impl("window", _forward, _device)
+    _LIBRARY.impl("window_backward", _backward, _device)
+torch.library.register_fake("attnbench::window", _forward_fake, lib=_LIBRARY)
+torch.library.register_fake("attnbench::window_backward", _backward_fake, lib=_LIBRARY)
+torch.library.register_autograd(
+    "attnbench::window", _differentiate, setup_context=_keep, lib=_LIBRARY
+)

@@ -1,0 +1,291 @@
+"""Schedules: how they are written, what they cost, and how far they reach."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attnbench.evaluation import Evaluation, cases, resolved
+from attnbench.excerpts import COPIED, FILLER, copies, excerpt_count, excerpts
+from attnbench.language import Sizes
+from attnbench.reach import reach, rollout
+from attnbench.schedule import schedule, schedules
+from attnbench.stack import kept_tokens, predicted_time, stack_cost
+from attnbench.statistics import mean_interval
+from patterns import BadInput, Pattern, Unsupported, pattern
+from patterns.base import Shape
+
+SHAPE = Shape(batch=2, heads=8, kv_heads=2, length=64, dim=16, element_bytes=2)
+SIZES = Sizes(layers=4, heads=4, kv_heads=2, dim=8, positions=512)
+
+
+def names(text: str, layers: int) -> list[str]:
+    return [one.spec for one in schedule(text).patterns(layers)]
+
+
+def letters(text: str, layers: int) -> str:
+    """F for a layer of full attention, a dot for another."""
+    return "".join("F" if one == "full" else "." for one in names(text, layers))
+
+
+def test_a_schedule_is_a_pattern_or_layers_or_a_name():
+    assert names("local[window=4]", 2) == ["local[window=4]"] * 2
+    assert names("0:full,1-2:local[window=4],3-:sinks[window=2,sink=1]", 5) == [
+        "full", "local[window=4]", "local[window=4]", *["sinks[window=2,sink=1]"] * 2,
+    ]  # fmt: skip
+    assert names("masformer[full=1,window=1k,sink=2]", 2) == ["full", "sinks[window=1024,sink=2]"]
+    assert schedule(pattern("full")).patterns(1) == (pattern("full"),)
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [("bottom", "FFF....."), ("top", ".....FFF"), ("interleaved", "F.F..F..")],
+)
+def test_masformer_keeps_full_attention_where_it_says(place: str, found: str):
+    assert letters(f"masformer[full=3,window=4,place={place}]", 8) == found
+
+
+def test_masformer_with_all_or_no_full_layers_is_the_pattern_itself():
+    for place in ("bottom", "top", "interleaved"):
+        assert letters(f"masformer[full=4,place={place}]", 4) == "FFFF"
+        assert letters(f"masformer[full=0,place={place}]", 4) == "...."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["full", "0-7:full,8-:local[window=32]", "3:full", "masformer[full=4,window=64,place=top]"],
+)
+def test_a_spec_reads_back_as_itself(text: str):
+    assert schedule(text).spec == text
+    assert schedule(schedule(text).spec) == schedule(text)
+
+
+def test_sweeps_multiply():
+    assert [one.spec for one in schedules("0:full,1-:local[window=4|8]")] == [
+        "0:full,1-:local[window=4]", "0:full,1-:local[window=8]",
+    ]  # fmt: skip
+    assert len(schedules("masformer[full=1|2|4,place=bottom|top]")) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("masforme", "did you mean 'masformer'"),
+        ("masformer[ful=1]", "did you mean 'full'"),
+        ("masformer[place=middle]", "expects one of bottom, top, interleaved"),
+        ("masformer[full=9]", "wants 9 full layers of 4"),
+        ("masformer[full=-1]", "expected a whole number"),
+        ("masformer[window=0]", "must be at least 1"),
+        ("0-1:full", "leaves out layer 2 of 4"),
+        ("0-:full,2:local", "gives layer 2 two patterns"),
+        ("0-4:full", "beyond a model of 4 layers"),
+        ("2-1:full", "end before they begin"),
+        ("full,1-:local", "cannot read 'full'"),
+        ("a-b:full", "cannot read 'a-b:full'"),
+        ("0-:ful", "did you mean 'full'"),
+        ("local[window=1|2]", "asks for 2 schedules"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, said: str):
+    with pytest.raises(BadInput, match=said):
+        schedule(text).patterns(4)
+
+
+def test_a_stack_costs_the_sum_of_its_layers():
+    full, local = pattern("full"), pattern("local[window=4]")
+    found = stack_cost([full, local, local], SHAPE)
+    costs = [one.cost(SHAPE) for one in (full, local, local)]
+    assert found.flops == sum(one.flops for one in costs)
+    assert found.scored_pairs == sum(one.scored_pairs for one in costs)
+    per_query = [sum(range(1, 65)) / 64, *[(1 + 2 + 3 + 4 * 61) / 64] * 2]
+    assert found.keys_per_query == pytest.approx(sum(per_query) / 3)
+    tokens = 64 + 3 + 3
+    assert found.kv_bytes == 2 * tokens * 2 * 2 * 16 * 2  # k and v, batch, heads, width, bytes
+
+
+@pytest.mark.parametrize("length", [3, 9, 40])
+@pytest.mark.parametrize("spec", ["full", "local[window=5]", "sinks[window=5,sink=2]", "local"])
+def test_kept_tokens_are_those_that_a_later_token_sees(spec: str, length: int):
+    one = pattern(spec).resolve(length)
+    later = torch.arange(length, 3 * length)
+    seen = one.support(3 * length, later)[:, :length].any(dim=0)
+    assert kept_tokens(pattern(spec), length) == int(seen.sum())
+
+
+def cost_record(asked: str, length: int, ms: float, **changes: Any) -> dict[str, Any]:
+    case = {
+        "asked": asked, "pattern": pattern(asked).resolve(length).spec, "backend": "auto",
+        "causal": True, "length": length, "heads": 8, "kv_heads": 2, "dim": 16, "batch": 2,
+        "dtype": "bfloat16", "device": "cuda", "pass": "fwd",
+    }  # fmt: skip
+    status = changes.pop("status", "ok")
+    time = {"cold_ms": {"median": ms}} if status == "ok" else None
+    return {"kind": "cost", "status": status, "case": case | changes, "time": time}
+
+
+def predicted(layers: Sequence[str], records: list[dict[str, Any]]) -> Any:
+    chosen: list[Pattern] = [pattern(one) for one in layers]
+    return predicted_time(chosen, SHAPE, records, dtype="bfloat16", device="cuda")
+
+
+def test_time_is_taken_from_measured_lengths():
+    records = [
+        cost_record("full", 64, 3.0),
+        cost_record("local[window=4]", 32, 1.0),
+        cost_record("local[window=4]", 256, 8.0),
+        cost_record("local[window=4]", 4096, 999.0),  # there are nearer ones
+    ]
+    found = predicted(["full", "local[window=4]", "local[window=4]"], records)
+    assert found.ms == pytest.approx(3.0 + 2 * 2.0)  # it grows as the length
+    assert found.measured == {"full": (64,), "local[window=4]": (32, 256)}
+
+
+def test_time_goes_by_automatic_values_too():
+    assert predicted(["local"], [cost_record("local[window=8]", 64, 2.0)]).ms == 2.0
+    assert predicted(["local[window=8]"], [cost_record("local", 64, 2.0)]).ms == 2.0
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        cost_record("local[window=4]", 64, 1.0),
+        cost_record("full", 32, 1.0),
+        cost_record("full", 128, 1.0),
+        cost_record("full", 64, 1.0, heads=16),
+        cost_record("full", 64, 1.0, dtype="float32"),
+        cost_record("full", 64, 1.0, causal=False),
+        cost_record("full", 64, 1.0, backend="sdpa:flash"),
+        cost_record("full", 64, 1.0, **{"pass": "fwdbwd"}),
+        cost_record("full", 64, 1.0, status="oom"),
+    ],
+)
+def test_time_that_was_not_measured_is_refused_with_what_to_do(record: dict[str, Any]):
+    with pytest.raises(Unsupported, match="run --pattern 'full' --length 64 --heads 8/2 --dim 16"):
+        predicted(["full"], [record])
+
+
+def test_rollout_multiplies_half_attention_and_half_identity():
+    first, second = torch.rand(2, 5, 5, dtype=torch.float64).softmax(dim=-1)
+    eye = torch.eye(5, dtype=torch.float64)
+    expected = (second + eye) / 2 @ ((first + eye) / 2)
+    torch.testing.assert_close(rollout([first, second]), expected)
+    torch.testing.assert_close(rollout([first, second]).sum(dim=1), torch.ones(5).double())
+    with pytest.raises(BadInput, match="at least one layer"):
+        rollout([])
+    with pytest.raises(BadInput, match="of one size"):
+        rollout([first, torch.eye(4)])
+
+
+def test_a_window_reaches_further_with_every_layer_and_full_reaches_all_at_once():
+    window, full = pattern("local[window=3]"), pattern("full")
+    found = reach([window] * 3, 32)
+    tokens = torch.arange(1, 33)
+    for layers, one in enumerate(found, start=1):
+        seen = tokens.clamp(max=2 * layers + 1)
+        assert one.share == pytest.approx(float((seen / tokens).mean()))
+        assert one.distance == pytest.approx(layers * found[0].distance, rel=0.2)
+    assert reach([full], 32)[0].share == 1.0
+    assert reach([window, full], 32)[1].share == 1.0
+    with pytest.raises(BadInput, match="up to 4096"):
+        reach([full], 4097)
+
+
+def test_excerpts_do_not_overlap_and_come_from_all_over_the_text():
+    found = excerpts(range(1000), 50, 10, seed=3)
+    assert [len(one) for one in found] == [50] * 10
+    assert all(one == list(range(one[0], one[0] + 50)) for one in found)
+    assert all(one[0] // 100 == one[-1] // 100 == number for number, one in enumerate(found))
+    assert found == excerpts(range(1000), 50, 10, seed=3)
+    assert found != excerpts(range(1000), 50, 10, seed=4)
+    with_start = excerpts(range(1000), 50, 10, seed=3, prefix=[-1])
+    assert all(one[0] == -1 and len(one) == 50 for one in with_start)
+
+
+def test_the_text_must_be_long_enough():
+    assert len(excerpts(range(100), 10, 10, seed=0)) == 10
+    with pytest.raises(BadInput, match=r"11 excerpts of 10 need 110: .* or --excerpts 10"):
+        excerpts(range(100), 10, 11, seed=0)
+    with pytest.raises(BadInput, match="has 5 tokens, expected 10 or more"):
+        excerpts(range(5), 10, 1, seed=0)
+    with pytest.raises(BadInput, match="at least 2 tokens, got 1"):
+        excerpts(range(5), 1, 1, seed=0)
+
+
+def test_copies_come_again_behind_the_filler():
+    for one in copies(range(2000), 3, seed=0, prefix=[-1]):
+        assert one[0] == -1
+        assert len(one) == 1 + 2 * COPIED + FILLER == 1025
+        assert one[1 : 1 + COPIED] == one[-COPIED:]
+        assert len(set(one)) == 1 + COPIED + FILLER
+
+
+def test_excerpts_are_sixteen_and_four_where_they_are_long():
+    assert [excerpt_count(length) for length in (128, 2048, 4095, 4096, 8192)] == [16] * 3 + [4] * 2
+
+
+def test_the_interval_of_a_mean_holds_it_and_tightens():
+    few, many = mean_interval([1.0, 3.0, 2.0, 6.0]), mean_interval([1.0, 3.0, 2.0, 6.0] * 16)
+    assert few["mean"] == many["mean"] == 3.0
+    for found in (few, many):
+        assert found["interval"][0] < 3.0 < found["interval"][1]
+    spans = [found["interval"][1] - found["interval"][0] for found in (few, many)]
+    assert spans[1] == pytest.approx(spans[0] / 4, rel=0.2)
+    assert mean_interval([2.0, 2.0, 2.0])["interval"] == [2.0, 2.0]
+    assert mean_interval([2.0]) == {"mean": 2.0, "interval": None}
+
+
+def asked(**changes: Any) -> Evaluation:
+    given: dict[str, Any] = {"model": "m", "schedules": ("fixed[block=8]",), "lengths": (256,)}
+    return Evaluation(**{**given, **changes})
+
+
+def test_beside_every_schedule_stand_full_uniform_and_the_window_at_equal_keys():
+    specs = ("masformer[full=1,window=16,sink=4]", "fixed[block=8]")
+    for group in cases(asked(schedules=specs, lengths=(256, 512)), SIZES, "t"):
+        by_name = {one.case.asked: one for one in group}
+        assert group[0].case.asked == "full"
+        assert by_name.keys() >= {*specs, "full", "uniform"}
+        for spec in specs:
+            own, rival = by_name[spec], by_name[by_name[spec].rival]
+            assert rival.cost.keys_per_query == own.rival_keys
+            assert rival.cost.keys_per_query == pytest.approx(own.cost.keys_per_query, rel=0.02)
+            assert (own.role, rival.role) == ("asked", "comparison")
+        assert by_name["full"].rival is None
+        assert by_name["uniform"].rival is None
+
+
+def test_single_layers_are_swapped_where_the_schedule_changes_them():
+    spec = "0:full,1-2:local[window=4],3:full"
+    (group,) = cases(asked(schedules=(spec,), sensitivity=True), SIZES, "t")
+    single = [one.case for one in group if one.case.layer is not None]
+    assert [(one.asked, one.layer, one.excerpts) for one in single] == [(spec, 1, 4), (spec, 2, 4)]
+    assert all(one.case.layer is None for one in group[: -len(single)])
+
+
+def test_a_case_says_the_pattern_of_every_layer():
+    full, window = pattern("full"), pattern("local")
+    assert resolved([full, full, window], 64) == "0-1:full,2:local[window=8]"
+    assert resolved([window, window], 64) == "local[window=8]"
+
+
+def test_a_length_beyond_the_positions_is_refused():
+    with pytest.raises(BadInput, match="512 positions, got length 513"):
+        list(cases(asked(lengths=(513,)), SIZES, "t"))
+
+
+def test_the_committed_run_predicts_a_schedule():
+    from attnbench.records import read
+
+    shape = Shape(batch=1, heads=16, kv_heads=16, length=12_000, dim=64, element_bytes=2)
+    records = read(Path(__file__).parents[1] / "docs" / "h100")
+    sinks = "sinks[window=256]"
+    found = [
+        predicted_time(
+            schedule(text).patterns(8), shape, records, dtype="bfloat16", device="cuda"
+        ).ms
+        for text in ("full", f"0-3:full,4-:{sinks}", sinks)
+    ]
+    assert found[1] == pytest.approx((found[0] + found[2]) / 2)
+    assert found[2] < found[1] < found[0]
