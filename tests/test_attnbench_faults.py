@@ -17,7 +17,7 @@ from attnbench.records import read
 ROOT = Path(__file__).parents[1]
 PLUGIN = Path(__file__).parent / "faulty.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-TINY = ("--heads", "1", "--dim", "8", "--device", "cpu")
+TINY = ("--heads", "1", "--dim", "8", "--device", "cpu", "--engine", "local")
 
 
 def command(run: Path, *typed: str) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 import run_bench
 from attnbench import launches
 from attnbench.arguments import parser
-from attnbench.case import CostCase, Group
+from attnbench.case import CostCase, Group, case_key
 from attnbench.engine import Result
 from attnbench.launch import joined, launch, over_launches
 from attnbench.matrix import Matrix
@@ -21,6 +21,7 @@ from attnbench.outcome import Origin
 from attnbench.presets import Plan
 from attnbench.records import read, write_document
 from attnbench.statistics import summary
+from attnbench.steps import Step
 from patterns import BadInput
 
 PART = Matrix(lengths=(16,), heads=1, kv_heads=1, dim=4, dtype="float32", device="cpu")
@@ -176,14 +177,15 @@ class Ticks:
         return {}
 
 
-def test_one_contender_of_a_group_is_timed_twice_and_has_one_record():
-    def case(asked: str, backend: str) -> CostCase:
-        return CostCase(
-            asked=asked, pattern=asked, backend=backend, causal=True, length=16, heads=1,
-            kv_heads=1, dim=4, dtype="float32", device="cpu", seed=0, pass_="fwd", batch=1,
-        )  # fmt: skip
+def tiny(asked: str, backend: str) -> CostCase:
+    return CostCase(
+        asked=asked, pattern=asked, backend=backend, causal=True, length=16, heads=1,
+        kv_heads=1, dim=4, dtype="float32", device="cpu", seed=0, pass_="fwd", batch=1,
+    )  # fmt: skip
 
-    cases = (case("full", "sdpa"), case("uniform", "auto"))
+
+def test_one_contender_of_a_group_is_timed_twice_and_has_one_record():
+    cases = (tiny("full", "sdpa"), tiny("uniform", "auto"))
     measurer = CostMeasurer(Origin(version="v", machine="m"), Protocol(make_watch=Ticks))
     with torch.no_grad():
         records = list(measurer.measure(Group(id="g", cases=cases), cases, 5.0))
@@ -193,3 +195,25 @@ def test_one_contender_of_a_group_is_timed_twice_and_has_one_record():
     assert len(records) == 2
     assert found["uniform"]["launches"][0]["rounds_ms"] == [1.0] * 5
     assert found["uniform"]["launches"][0]["cold_ms"] == 1.0
+
+
+class SecondRaises(Ticks):
+    """The second timing of a contender raises something."""
+
+    def cold(self, name: str, call: object) -> float:
+        if name.endswith(" again"):
+            raise RuntimeError("boom")
+        return super().cold(name, call)
+
+
+def test_a_second_timing_is_announced_as_its_case_and_what_it_raises_is_the_case_s():
+    steps: list[Step] = []
+    cases = (tiny("full", "sdpa"), tiny("uniform", "auto"))
+    protocol = Protocol(make_watch=SecondRaises)
+    measurer = CostMeasurer(Origin(version="v", machine="m"), protocol, steps.append)
+    with torch.no_grad():
+        records = list(measurer.measure(Group(id="g", cases=cases), cases, 5.0))
+    statuses = {record["case"]["asked"]: record["status"] for record in records}
+    assert statuses == {"full": "crashed", "uniform": "ok"}
+    timed = {step.case_key for step in steps if step.what == "time"}
+    assert timed == {case_key(case) for case in cases}

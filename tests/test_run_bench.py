@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import run_bench
-from attnbench.arguments import lengths, matrix_options, parser, retried
+from attnbench.arguments import engine_options, lengths, matrix_options, parser, retried
 from attnbench.records import read
 from patterns import PATTERNS, BadInput
 
@@ -101,6 +101,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert said in err
     assert err.count("\n") == 1
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "count"),
+    [
+        ((), 0),
+        (("--engine", "inline"), 0),
+        (("--engine", "local"), 1),
+        (("--workers", "1"), 1),
+        (("--timeout", "5"), 1),
+    ],
+)
+def test_cases_run_inline_unless_processes_are_asked_for(typed: tuple[str, ...], count: int):
+    commands = dict.fromkeys(run_bench._COMMANDS, run_bench.run)
+    read = parser(commands).parse_args(["run", *typed])
+    assert len(engine_options(read, "cpu").get("places", ())) == count
 
 
 def test_statuses_to_retry_may_be_listed():
