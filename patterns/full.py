@@ -50,6 +50,8 @@ class Full(MaskPattern):
         if backend == "eager":
             k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
             return self._attend(q, k, v, scale, backend)
+        if backend == "sdpa:efficient":  # it alone has no grouped heads
+            k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
         with _pinned(backend):
             return scaled_dot_product_attention(
                 q, k, v, is_causal=self.causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]

@@ -50,7 +50,7 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
     assert wide <= width
     shown = browser.execute_script(
         """return [...document.querySelectorAll('.picture')]
-             .filter(one => one.getClientRects().length)
+             .filter(one => one.checkVisibility())
              .map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().right,
                           one.naturalWidth ?? 1])"""
     )
