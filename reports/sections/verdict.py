@@ -87,7 +87,13 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
             f"{first.label}."
         )
     never = found[found["at"].isna() & ~found.unclear]
-    late = f" Never within the lengths measured: {joined(never.label)}." if len(never) else ""
+    far = never.longest >= last.length
+    late = f" Never within the lengths measured: {joined(never[far].label)}." if far.any() else ""
+    near = never[~far]
+    if len(near):
+        reach = size_text(int(near.longest.max()))
+        those = "one was" if len(near) == 1 else f"{len(near)} were"
+        late += f" Of those timed to {reach} at most, {those} slower there."
     late += _unclear(found)
     return [f"{start}{late}"]
 
