@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attnbench.arguments import device_of, matrix_options, memory_bytes, parser, positive, whole
+from attnbench.arguments import parser
+from attnbench.typed import device_of, matrix_options, memory_bytes, positive, whole
 
 if TYPE_CHECKING:
     from attnbench.engine import Result
@@ -60,9 +61,9 @@ def quick(_typed: argparse.Namespace) -> int:
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
     from attnbench import engine, launches
-    from attnbench.arguments import engine_options, retried
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
+    from attnbench.typed import engine_options, retried
     from patterns.errors import BadInput
 
     retry = retried(typed.retry)
@@ -107,8 +108,8 @@ def report(typed: argparse.Namespace | Path) -> int:
 def inspect(typed: argparse.Namespace) -> int:
     """Draw the maps of one pattern on one source, or maps that a run has kept."""
     import reports
-    from attnbench.arguments import kept_maps, wanted_maps
     from attnbench.inspection import Wrong, inspected
+    from attnbench.typed import kept_maps, wanted_maps
 
     _load_plugins(typed)
     kept = kept_maps(typed.pattern)
@@ -209,9 +210,9 @@ def capture(typed: argparse.Namespace) -> int:
 def evaluate(typed: argparse.Namespace) -> int:
     """Swap patterns and schedules into a language model, and see what it loses."""
     from attnbench import evaluate as evaluating
-    from attnbench.arguments import lengths, retried
     from attnbench.evaluation import Evaluation, expect_sense
     from attnbench.stack_table import stack_table
+    from attnbench.typed import lengths, retried
 
     retry = retried(typed.retry)
     asked = Evaluation(

@@ -9,7 +9,7 @@ import pytest
 from report_run import make
 
 import run_bench
-from attnbench.arguments import memory_bytes
+from attnbench.typed import memory_bytes
 from patterns import BadInput
 from reports.advice import advise, as_document, as_text, crossing_text
 from reports.frame.choice import crossing, recommended, within_budget

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import run_bench
-from attnbench.arguments import engine_options, lengths, matrix_options, parser, retried
+from attnbench.arguments import parser
 from attnbench.records import read
+from attnbench.typed import engine_options, lengths, matrix_options, retried
 from patterns import PATTERNS, BadInput
 
 ROOT = Path(__file__).parents[1]

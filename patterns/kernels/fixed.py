@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
+from patterns.kernels.launching import on_device_of, precision, unit_rows
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 _LOG2E = 1.4426950408889634
@@ -96,7 +97,6 @@ class _Launch:
     @property
     def reading(self) -> dict[str, Any]:
         """Constants of the kernels that multiply matrices."""
-        exact = self.half or not torch.backends.cuda.matmul.allow_tf32
         form = self.form
         return {
             **self.shape,
@@ -104,7 +104,7 @@ class _Launch:
             "CAUSAL": form.causal,
             "PLAIN": form.causal and self.sink < form.block,
             "BIASED": self.biased,
-            "PRECISION": "ieee" if exact else "tf32",
+            "PRECISION": precision(self.q),
         }
 
 
@@ -137,40 +137,41 @@ def forward(
     Args:
         indexed: a backward will follow, which needs to know where each maximum was.
     """
-    q, k, v = (_rows(x) for x in (q, k, v))
+    q, k, v = (unit_rows(x) for x in (q, k, v))
     call = _Launch(q, k, form)
     heads, length = q.shape[1:3]
     results = empty_results(q, k, v, form)
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     lines = call.lines
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
-    if call.far:
-        pooled = tuned.summary_tiles(call.width, form.block, indexed)
-        fixed_summary.make_summaries[(call.blocks * lines,)](
-            q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
+    with on_device_of(q):
+        if call.far:
+            pooled = tuned.summary_tiles(call.width, form.block, indexed)
+            fixed_summary.make_summaries[(call.blocks * lines,)](
+                q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
+                *strides, length, call.blocks, call.sink, call.scale, heads,
+                TILE=pooled.keys,
+                KIND=KINDS[form.kind],
+                SINKS=call.sink > 0,
+                GROUP=call.group,
+                INDEXED=indexed and form.kind == "max",
+                **call.shape,
+                num_warps=pooled.warps,
+            )  # fmt: skip
+        tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
+        grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
+        fixed_forward.attend_fixed[grid](
+            q, k, v, far_key, far_value, far_bias, out, lse,
             *strides, length, call.blocks, call.sink, call.scale, heads,
-            TILE=pooled.keys,
-            KIND=KINDS[form.kind],
-            SINKS=call.sink > 0,
+            lines,
+            M=tiles.queries,
+            N=tiles.keys,
+            FAR=call.far,
             GROUP=call.group,
-            INDEXED=indexed and form.kind == "max",
-            **call.shape,
-            num_warps=pooled.warps,
+            **call.reading,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
         )  # fmt: skip
-    tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
-    grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
-    fixed_forward.attend_fixed[grid](
-        q, k, v, far_key, far_value, far_bias, out, lse,
-        *strides, length, call.blocks, call.sink, call.scale, heads,
-        lines,
-        M=tiles.queries,
-        N=tiles.keys,
-        FAR=call.far,
-        GROUP=call.group,
-        **call.reading,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )  # fmt: skip
     return results
 
 
@@ -179,7 +180,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v from that of the output and what `forward` returned."""
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = kept
-    q, k, v, grad = (_rows(x) for x in (q, k, v, grad))
+    q, k, v, grad = (unit_rows(x) for x in (q, k, v, grad))
     call = _Launch(q, k, form)
     heads, length, dim = q.shape[1:]
     lines, blocks, sink, group = call.lines, call.blocks, call.sink, call.group
@@ -188,77 +189,78 @@ def backward(
     width, shape, reading = call.width, call.shape, call.reading
     strides_q, strides_k, strides_v = q.stride()[:3], k.stride()[:3], v.stride()[:3]
     strides_g = grad.stride()[:3]
-    fixed_backward.row_products[(-(-length // _ROWS) * lines,)](
-        out, grad, delta, *strides_g, length, heads,
-        ROWS=_ROWS,
-        DIM=dim,
-        WIDTH=width,
-    )  # fmt: skip
-
-    keys = tuned.far_tiles(width, call.half)
-    far = sink + blocks if call.far else 0
-    columns = -(-far // keys.keys)
-    splits = min(_MOST_SPLITS, -(-_PROGRAMS // max(1, columns * lines))) if far else 1
-    part_key = torch.empty(splits, lines, far, dim, **single)
-    part_value = torch.empty_like(part_key)
-    part_bias = torch.empty(splits, lines, far if call.biased else 0, **single)
-    regions = blocks if call.far else 0
-    grad_key, grad_value, grad_query = torch.empty(3, lines, regions, dim, **single)
-    grad_bias, middle = torch.empty(2, lines, regions, **single)
-    if call.far:
-        fixed_backward.far_gradients[(columns * splits * lines,)](
-            q, grad, lse, delta, far_key, far_value, far_bias, part_key, part_value, part_bias,
-            *strides_q, *strides_g, length, blocks, sink, call.scale, heads,
-            lines, splits,
-            M=keys.queries,
-            N=keys.keys,
-            **reading,
-            num_warps=keys.warps,
-            num_stages=keys.stages,
-        )  # fmt: skip
-        pooled = tuned.summary_gradient_tiles(width, form.block)
-        fixed_summary.summary_gradients[(blocks * lines,)](
-            k, v, query, local_lse, part_key, part_value, part_bias,
-            grad_key, grad_value, grad_bias, grad_query, middle,
-            *strides_k, *strides_v, length, blocks, sink, call.scale, heads, lines,
-            splits,
-            TILE=pooled.keys,
-            KIND=KINDS[form.kind],
-            GROUP=group,
-            **shape,
-            num_warps=pooled.warps,
+    with on_device_of(q):
+        fixed_backward.row_products[(-(-length // _ROWS) * lines,)](
+            out, grad, delta, *strides_g, length, heads,
+            ROWS=_ROWS,
+            DIM=dim,
+            WIDTH=width,
         )  # fmt: skip
 
-    dk = torch.empty(k.shape, device=k.device, dtype=k.dtype)
-    dv = torch.empty(v.shape, device=v.device, dtype=v.dtype)
-    dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
-    owned = tuned.token_tiles(width, call.half, form.block).within(form.block)
-    common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far, "GROUP": group}
-    grid = (blocks * -(-form.block // owned.keys) * (lines // group),)
-    fixed_backward.token_gradients[grid](
-        q, k, v, grad, lse, delta, query, local_lse, first_key,
-        grad_key, grad_value, grad_bias, middle, part_key, part_value, dk, dv,
-        *strides_q, *strides_k, *strides_v, *strides_g,
-        length, blocks, sink, call.scale, heads, lines, splits,
-        M=owned.queries,
-        N=owned.keys,
-        SINKS=sink > 0,
-        **{name: x for name, x in common.items() if name not in ("PLAIN", "BIASED")},
-        num_warps=owned.warps,
-        num_stages=owned.stages,
-    )  # fmt: skip
-    tiles = tuned.query_tiles(width, call.half).within(form.block)
-    grid = (blocks * -(-form.block // tiles.queries) * lines,)
-    fixed_backward.query_gradients[grid](
-        q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq,
-        *strides_q, *strides_k, *strides_v, *strides_g,
-        length, blocks, sink, call.scale, heads, lines,
-        M=tiles.queries,
-        N=tiles.keys,
-        **common,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )  # fmt: skip
+        keys = tuned.far_tiles(width, call.half)
+        far = sink + blocks if call.far else 0
+        columns = -(-far // keys.keys)
+        splits = min(_MOST_SPLITS, -(-_PROGRAMS // max(1, columns * lines))) if far else 1
+        part_key = torch.empty(splits, lines, far, dim, **single)
+        part_value = torch.empty_like(part_key)
+        part_bias = torch.empty(splits, lines, far if call.biased else 0, **single)
+        regions = blocks if call.far else 0
+        grad_key, grad_value, grad_query = torch.empty(3, lines, regions, dim, **single)
+        grad_bias, middle = torch.empty(2, lines, regions, **single)
+        if call.far:
+            fixed_backward.far_gradients[(columns * splits * lines,)](
+                q, grad, lse, delta, far_key, far_value, far_bias, part_key, part_value, part_bias,
+                *strides_q, *strides_g, length, blocks, sink, call.scale, heads,
+                lines, splits,
+                M=keys.queries,
+                N=keys.keys,
+                **reading,
+                num_warps=keys.warps,
+                num_stages=keys.stages,
+            )  # fmt: skip
+            pooled = tuned.summary_gradient_tiles(width, form.block)
+            fixed_summary.summary_gradients[(blocks * lines,)](
+                k, v, query, local_lse, part_key, part_value, part_bias,
+                grad_key, grad_value, grad_bias, grad_query, middle,
+                *strides_k, *strides_v, length, blocks, sink, call.scale, heads, lines,
+                splits,
+                TILE=pooled.keys,
+                KIND=KINDS[form.kind],
+                GROUP=group,
+                **shape,
+                num_warps=pooled.warps,
+            )  # fmt: skip
+
+        dk = torch.empty(k.shape, device=k.device, dtype=k.dtype)
+        dv = torch.empty(v.shape, device=v.device, dtype=v.dtype)
+        dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
+        owned = tuned.token_tiles(width, call.half, form.block).within(form.block)
+        common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far, "GROUP": group}
+        grid = (blocks * -(-form.block // owned.keys) * (lines // group),)
+        fixed_backward.token_gradients[grid](
+            q, k, v, grad, lse, delta, query, local_lse, first_key,
+            grad_key, grad_value, grad_bias, middle, part_key, part_value, dk, dv,
+            *strides_q, *strides_k, *strides_v, *strides_g,
+            length, blocks, sink, call.scale, heads, lines, splits,
+            M=owned.queries,
+            N=owned.keys,
+            SINKS=sink > 0,
+            **{name: x for name, x in common.items() if name not in ("PLAIN", "BIASED")},
+            num_warps=owned.warps,
+            num_stages=owned.stages,
+        )  # fmt: skip
+        tiles = tuned.query_tiles(width, call.half).within(form.block)
+        grid = (blocks * -(-form.block // tiles.queries) * lines,)
+        fixed_backward.query_gradients[grid](
+            q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq,
+            *strides_q, *strides_k, *strides_v, *strides_g,
+            length, blocks, sink, call.scale, heads, lines,
+            M=tiles.queries,
+            N=tiles.keys,
+            **common,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )  # fmt: skip
     return dq, dk, dv
 
 
@@ -274,8 +276,3 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, *kept = ctx.saved_tensors
         return *backward(grad, q, k, v, tuple(kept), ctx.form), None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The same with rows of adjacent numbers, as the kernels read them."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -1,0 +1,248 @@
+"""What was typed on the command line, as the values that it stands for.
+
+Nothing heavy is imported before an argument needs it, so that --help answers at once.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attnbench.inspection import Wanted
+    from attnbench.mapfile import Maps
+
+
+def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Matrix` that somebody asked for.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    found: dict[str, Any] = {}
+    if typed.pattern:
+        found["patterns"] = tuple(typed.pattern)
+    if typed.length is not None:
+        found["lengths"] = lengths(typed.length)
+    if typed.passes:
+        found["passes"] = _passes(typed.passes)
+    if typed.source:
+        found["sources"] = tuple(typed.source)
+    if typed.backend:
+        found["backends"] = tuple(name.strip() for name in typed.backend.split(","))
+    if typed.heads:
+        found["heads"], found["kv_heads"] = _heads(typed.heads)
+    for name in ("batch", "dim"):
+        if getattr(typed, name):
+            found[name] = positive(getattr(typed, name), f"--{name}")
+    if typed.seed:
+        found["seed"] = whole(typed.seed, "--seed")
+    if typed.dtype:
+        found["dtype"] = typed.dtype
+    if typed.bidirectional:
+        found["causal"] = False
+    if typed.no_baselines:
+        found["baselines"] = False
+    return found
+
+
+def engine_options(typed: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Where and how cases are run, as `attnbench.engine.run` takes it.
+
+    Raises:
+        BadInput: options that do not go together, or a number that makes no sense.
+    """
+    from attnbench.places import places
+    from patterns.errors import BadInput
+
+    if typed.timeout is not None and not typed.timeout > 0:
+        raise BadInput(f"--timeout must be more than 0 seconds, got {typed.timeout}")
+    needing = [name for name in ("gpus", "workers", "timeout") if getattr(typed, name) is not None]
+    if typed.engine == "inline" and needing:
+        raise BadInput(f"--{needing[0]} needs worker processes: leave --engine inline out")
+    plugins = tuple(typed.plugin or ())
+    if typed.engine != "local" and not needing:
+        return {"plugins": plugins}
+    chosen = places(device, gpus=typed.gpus, workers=typed.workers)
+    return {"places": chosen, "timeout_s": typed.timeout, "plugins": plugins}
+
+
+def retried(typed: list[str] | None) -> tuple[str, ...]:
+    """The statuses whose cases are done again.
+
+    Raises:
+        BadInput: one that does not exist.
+    """
+    from attnbench.case import STATUSES
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    found = tuple(name.strip() for names in typed or () for name in names.split(","))
+    for status in found:
+        if status not in STATUSES:
+            raise BadInput(f"unknown status {status!r}: {near_match(status, STATUSES)}")
+    return found
+
+
+def wanted_maps(typed: argparse.Namespace) -> "Wanted":
+    """What `inspect` is to draw.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.inspection import Wanted
+    from attnbench.matrix import with_causality
+    from patterns import pattern
+
+    return Wanted(
+        pattern=with_causality(pattern(typed.pattern), not typed.bidirectional),
+        source=typed.source,
+        layers=_some(typed.layer),
+        heads=_numbers(typed.head),
+        length=None if typed.length is None else positive(typed.length, "--length"),
+        bins=512 if typed.bins is None else positive(typed.bins, "--bins"),
+        backend=typed.backend,
+        device=device_of(typed.device),
+        tokens=typed.tokens,
+    )
+
+
+def kept_maps(text: str) -> list["Maps"]:
+    """The maps of a file or a run folder; [] where the text is neither, so a pattern.
+
+    Raises:
+        BadInput: the folder holds no maps, or a file cannot be read.
+    """
+    from attnbench.mapfile import load_map
+    from patterns import PATTERNS
+    from patterns.errors import BadInput
+
+    path = Path(text)
+    if text.partition("[")[0].strip() in PATTERNS:  # also where a folder has that name
+        return []
+    if path.suffix == ".npz":
+        return [load_map(path)]
+    if not path.is_dir():
+        return []
+    found = sorted((path / "maps").glob("*.npz")) or sorted(path.glob("*.npz"))
+    if not found:
+        raise BadInput(f"{path} holds no maps: expected a run folder with maps/*.npz in it")
+    return [load_map(one) for one in found]
+
+
+def lengths(text: str) -> tuple[int, ...]:
+    """Read ``1k..64k`` (doubling), ``1024,3000`` (a list), or both with commas between them.
+
+    Raises:
+        BadInput: it is neither, or holds a length below 1.
+    """
+    from patterns.errors import BadInput
+
+    found: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.partition("..")
+        start, end = positive(first, "--length"), positive(last if dots else first, "--length")
+        if end < start:
+            raise BadInput(f"--length {part.strip()} ends before it begins")
+        while start <= end:
+            found.append(start)
+            start *= 2
+    return tuple(sorted(set(found)))
+
+
+def device_of(asked: str | None) -> str:
+    """The device that was asked for, or the best there is.
+
+    Raises:
+        BadInput: it is not there.
+    """
+    import torch
+
+    from patterns.errors import BadInput
+
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise BadInput("--device cuda: PyTorch sees no CUDA device; 'doctor' says more")
+    return asked or ("cuda" if there else "cpu")
+
+
+def whole(text: str, what: str) -> int:
+    """A whole number, such as 4096 or 4k.
+
+    Raises:
+        BadInput: it is none.
+    """
+    from patterns.errors import BadInput
+    from patterns.grammar import parse_size
+
+    try:
+        return parse_size(text)
+    except BadInput as error:
+        raise BadInput(f"{what}: {error}") from None
+
+
+def memory_bytes(text: str, what: str) -> float:
+    """A size of memory, such as 2GiB, 512MiB or 1.5 GB, in bytes.
+
+    Raises:
+        BadInput: it is none.
+    """
+    from patterns.errors import BadInput
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    if match is None or float(match[1]) <= 0:
+        raise BadInput(f"{what} expects a size such as 2GiB or 512MiB, got {text!r}")
+    power = " KMGT".index(match[2] or " ")
+    return float(match[1]) * float((1024 if match[3] else 1000) ** power)
+
+
+def positive(text: str, what: str) -> int:
+    """A whole number above 0, such as 4096 or 4k.
+
+    Raises:
+        BadInput: it is none.
+    """
+    from patterns.errors import BadInput
+
+    found = whole(text, what)
+    if found < 1:
+        raise BadInput(f"{what} must be at least 1, got {found}")
+    return found
+
+
+def _some(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them; () for all, None where nothing was typed."""
+    if text is None:
+        return None
+    return () if text == "all" else tuple(name.strip() for name in text.split(","))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """Numbers of heads with commas between them; () for all, None where nothing was typed."""
+    names = _some(text)
+    return None if names is None else tuple(whole(name, "--head") for name in names)
+
+
+def _passes(text: str) -> tuple[str, ...]:
+    from attnbench.case import PASSES
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in found:
+        if name not in PASSES:
+            raise BadInput(f"unknown pass {name!r}: {near_match(name, PASSES)}")
+    return found
+
+
+def _heads(text: str) -> tuple[int, int]:
+    from patterns.errors import BadInput
+
+    match = re.fullmatch(r"\s*(\d+)\s*(?:/\s*(\d+)\s*)?", text)
+    heads, kv_heads = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not heads or not kv_heads or heads % kv_heads:
+        raise BadInput(
+            "--heads expects a number such as 16, or 32/8 for 32 query heads in 8 key-value "
+            f"groups, got {text!r}"
+        )
+    return heads, kv_heads
