@@ -179,11 +179,11 @@ class _Merged(torch.autograd.Function):
             if index == 0:
                 out, lse = piece_out, piece_lse
             else:
-                total = torch.logaddexp(lse, piece_lse)
-                out = torch.lerp(
-                    out.to(total.dtype), piece_out.to(total.dtype), (piece_lse - total).exp()
-                )
-                lse = total
+                # From the difference: a share near 1 is then right to the last bit, where
+                # exp(piece_lse - total) would carry the rounding of two large numbers.
+                share = (piece_lse - lse).sigmoid()
+                out = torch.lerp(out.to(share.dtype), piece_out.to(share.dtype), share)
+                lse = torch.logaddexp(lse, piece_lse)
         out = out.to(tensors[0].dtype)
         ctx.save_for_backward(out, lse, *tensors)
         ctx.plan, ctx.scale, ctx.backend = plan, scale, backend

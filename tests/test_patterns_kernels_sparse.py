@@ -328,7 +328,8 @@ def test_a_cuda_graph_captures_the_kernels(spec: str) -> None:
 
     def both() -> list[torch.Tensor]:
         out = form.attend(*inputs, backend="triton")
-        return [out, *torch.autograd.grad(out, inputs, torch.ones_like(out))]
+        gradients = torch.autograd.grad(out, inputs, torch.ones_like(out))
+        return [out.detach(), *gradients]  # a live graph would tie the capture to its stream
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
