@@ -41,6 +41,16 @@ def forward_tiles(width: int, half: bool, block: int) -> Tiles:
     return _WIDE
 
 
+def single_tiles(width: int, half: bool, block: int) -> Tiles:
+    """Of the kernel that makes summaries and attends in one launch."""
+    return forward_tiles(width, half, block)
+
+
+def pooled_tokens(width: int, block: int) -> int:
+    """How many tokens at once that kernel makes summaries of."""
+    return max(16, min(1 << (block - 1).bit_length(), 8192 // width))
+
+
 def query_tiles(width: int, half: bool) -> Tiles:
     """Of the gradient of the queries, which goes as the forward does."""
     if not half:
