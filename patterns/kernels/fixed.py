@@ -156,7 +156,7 @@ def forward(
         "INDEXED": indexed and form.kind == "max",
     }
     with on_device_of(q):
-        if call.far and call.plain:
+        if call.far and call.plain and tuned.one_launch(call.width, call.half, form.block):
             tiles = tuned.single_tiles(call.width, call.half, form.block).within(form.block)
             turns = torch.zeros(1 + call.blocks * lines, dtype=torch.int32, device=q.device)
             fixed_single.attend_in_order[(call.blocks * lines,)](

@@ -41,6 +41,11 @@ def forward_tiles(width: int, half: bool, block: int) -> Tiles:
     return _WIDE
 
 
+def one_launch(width: int, half: bool, block: int) -> bool:
+    """Whether summaries and attention share a launch, where they can."""
+    return True
+
+
 def single_tiles(width: int, half: bool, block: int) -> Tiles:
     """Of the kernel that makes summaries and attends in one launch."""
     return forward_tiles(width, half, block)
