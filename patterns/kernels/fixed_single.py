@@ -30,9 +30,9 @@ def wait_for(flags, count, own):
     """Return when the first `count` flags are set; what was written before them is then seen."""
     for first in range(0, count, _FLAGS):
         index = first + tl.arange(0, _FLAGS)
-        seen = tl.load(flags + index, mask=index < count, other=1, volatile=True)
-        while tl.min(seen, 0) == 0:
-            seen = tl.load(flags + index, mask=index < count, other=1, volatile=True)
+        seen = 0
+        while seen == 0:
+            seen = tl.min(tl.load(flags + index, mask=index < count, other=1, volatile=True), 0)
     tl.debug_barrier()
     tl.atomic_add(own, 0, sem="acq_rel")
     tl.debug_barrier()
