@@ -173,6 +173,7 @@ def forward(
                 **call.shape,
                 num_warps=tiles.warps,
                 num_stages=tiles.stages,
+                maxnreg=tiles.registers,
             )  # fmt: skip
             return results
         if call.far:

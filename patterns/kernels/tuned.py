@@ -1,6 +1,6 @@
 """Tile sizes for Combiner-Fixed, as measured on an H100 with bfloat16; untried on other cards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,18 +10,20 @@ class Tiles:
     queries, keys: rows of a tile of each.
     warps: of a program.
     stages: tiles in flight.
+    registers: of a thread at most, if the compiler is to be bounded.
     """
 
     queries: int
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
 
     def within(self, block: int) -> "Tiles":
         """No larger than a block of tokens, which bounds what a program may own."""
         most = max(16, 1 << (block - 1).bit_length())
         queries, keys = min(self.queries, most), min(self.keys, most)
-        return Tiles(queries=queries, keys=keys, warps=self.warps, stages=self.stages)
+        return replace(self, queries=queries, keys=keys)
 
 
 _SINGLE = Tiles(queries=32, keys=32, warps=4, stages=1)  # float32, whose tiles are twice as large
