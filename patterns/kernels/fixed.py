@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels import fixed_backward, fixed_forward, fixed_single, fixed_summary, tuned
+from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
 from patterns.kernels.launching import on_device_of, precision, unit_rows
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
@@ -86,11 +86,6 @@ class _Launch:
         return KINDS[self.form.kind] >= KINDS["mean+size"]
 
     @property
-    def plain(self) -> bool:
-        """Whether a query reads all far columns up to some one."""
-        return self.form.causal and self.sink < self.form.block
-
-    @property
     def shape(self) -> dict[str, Any]:
         """Constants that every kernel takes."""
         return {
@@ -107,7 +102,7 @@ class _Launch:
             **self.shape,
             "NEAR": form.near,
             "CAUSAL": form.causal,
-            "PLAIN": self.plain,
+            "PLAIN": form.causal and self.sink < form.block,
             "BIASED": self.biased,
             "PRECISION": precision(self.q),
         }
@@ -149,48 +144,25 @@ def forward(
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     lines = call.lines
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
-    inputs = (*strides, length, call.blocks, call.sink, call.scale, heads)
-    pooling: dict[str, Any] = {
-        "KIND": KINDS[form.kind],
-        "SINKS": call.sink > 0,
-        "INDEXED": indexed and form.kind == "max",
-    }
     with on_device_of(q):
-        if call.far and call.plain and tuned.one_launch(call.width, call.half, form.block):
-            tiles = tuned.single_tiles(call.width, call.half, form.block).within(form.block)
-            turns = torch.zeros(1 + call.blocks * lines, dtype=torch.int32, device=q.device)
-            fixed_single.attend_in_order[(call.blocks * lines,)](
-                q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
-                out, lse, turns, *inputs, lines,
-                TILE=tuned.pooled_tokens(call.width, form.block),
-                M=tiles.queries,
-                N=tiles.keys,
-                GROUP=call.group,
-                NEAR=form.near,
-                BIASED=call.biased,
-                PRECISION=precision(q),
-                **pooling,
-                **call.shape,
-                num_warps=tiles.warps,
-                num_stages=tiles.stages,
-                maxnreg=tiles.registers,
-            )  # fmt: skip
-            return results
         if call.far:
             pooled = tuned.summary_tiles(call.width, form.block, indexed)
             fixed_summary.make_summaries[(call.blocks * lines,)](
                 q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
-                *inputs,
+                *strides, length, call.blocks, call.sink, call.scale, heads,
                 TILE=pooled.keys,
+                KIND=KINDS[form.kind],
+                SINKS=call.sink > 0,
                 GROUP=call.group,
-                **pooling,
+                INDEXED=indexed and form.kind == "max",
                 **call.shape,
                 num_warps=pooled.warps,
             )  # fmt: skip
         tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
         grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
         fixed_forward.attend_fixed[grid](
-            q, k, v, far_key, far_value, far_bias, out, lse, *inputs,
+            q, k, v, far_key, far_value, far_bias, out, lse,
+            *strides, length, call.blocks, call.sink, call.scale, heads,
             lines,
             M=tiles.queries,
             N=tiles.keys,

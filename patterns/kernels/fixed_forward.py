@@ -88,110 +88,6 @@ def ranges(
     return begin, edge, stop, far_edge, far_stop
 
 
-@triton.jit
-def attend_tile(
-    line,
-    block,
-    first,
-    end,
-    q,
-    k,
-    v,
-    far_key,
-    far_value,
-    far_bias,
-    out,  # [B * H, L, D]
-    lse,  # [B * H, L] in units of log 2
-    q_batch,
-    q_head,
-    q_row,
-    k_batch,
-    k_head,
-    k_row,
-    v_batch,
-    v_head,
-    v_row,
-    length,
-    blocks,
-    sink,
-    scale,
-    heads,
-    BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,  # query heads a key-value head
-    NEAR: tl.constexpr,
-    DIM: tl.constexpr,
-    M: tl.constexpr,
-    N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    FAR: tl.constexpr,
-    PLAIN: tl.constexpr,  # causal, fewer sinks than a block: all far columns up to a stop are read
-    BIASED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The queries [first, first + M) before `end`, of one block and head."""
-    q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
-    k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
-    v += (line // heads).to(tl.int64) * v_batch + (line % heads // GROUP).to(tl.int64) * v_head
-    if FAR:
-        far_key += line.to(tl.int64) * (sink + blocks) * DIM
-        far_value += line.to(tl.int64) * (sink + blocks) * DIM
-        far_bias += line.to(tl.int64) * (sink + blocks)
-    row = first + tl.arange(0, M)
-    queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
-    peak = tl.full([M], float("-inf"), tl.float32)
-    total = tl.full([M], 0.0, tl.float32)
-    accumulator = tl.zeros([M, WIDTH], tl.float32)
-
-    begin, edge, stop, far_edge, far_stop = ranges(
-        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
-    )
-    # Tokens and far columns in one loop: two would wait twice for their first tiles.
-    count = (edge - begin) // N
-    for tile in range(count + far_edge // N):
-        is_far = tile >= count
-        start = tl.where(is_far, (tile - count) * N, begin + tile * N)
-        key_row = tl.where(is_far, DIM, k_row)
-        value_row = tl.where(is_far, DIM, v_row)
-        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
-        values = load_tile(
-            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
-        )
-        bias = 0.0
-        if BIASED:
-            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, keys, values, bias, 0, scale,
-            False, BIASED, PRECISION,
-        )  # fmt: skip
-    count = tl.cdiv(stop - edge, N)
-    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
-        is_far = tile >= count
-        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
-        limit = tl.where(is_far, far_stop, length)
-        key_row = tl.where(is_far, DIM, k_row)
-        value_row = tl.where(is_far, DIM, v_row)
-        keys = load_tile(tl.where(is_far, far_key, k), start, limit, key_row, DIM, N, WIDTH, True)
-        values = load_tile(
-            tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
-        )
-        index = start + tl.arange(0, N)
-        bias = 0.0
-        if BIASED:
-            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
-        visible = tile_visible(
-            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
-        )
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, keys, values, bias, visible, scale,
-            True, BIASED, PRECISION,
-        )  # fmt: skip
-
-    base = line.to(tl.int64) * length
-    store_tile(out + base * DIM, accumulator / total[:, None], first, end, DIM, DIM, M, WIDTH)
-    tl.store(lse + base + row, peak + tl.log2(total), mask=row < end)
-
-
 @triton.jit(do_not_specialize=COUNTS)
 def attend_fixed(
     q,
@@ -239,9 +135,63 @@ def attend_fixed(
     end = tl.minimum(block * BLOCK + BLOCK, length)
     if first >= end:
         return
-    attend_tile(
-        line, block, first, end, q, k, v, far_key, far_value, far_bias, out, lse,
-        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
-        length, blocks, sink, scale, heads,
-        BLOCK, GROUP, NEAR, DIM, M, N, WIDTH, CAUSAL, FAR, PLAIN, BIASED, PRECISION,
-    )  # fmt: skip
+    q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
+    k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
+    v += (line // heads).to(tl.int64) * v_batch + (line % heads // GROUP).to(tl.int64) * v_head
+    if FAR:
+        far_key += line.to(tl.int64) * (sink + blocks) * DIM
+        far_value += line.to(tl.int64) * (sink + blocks) * DIM
+        far_bias += line.to(tl.int64) * (sink + blocks)
+    row = first + tl.arange(0, M)
+    queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
+    peak = tl.full([M], float("-inf"), tl.float32)
+    total = tl.full([M], 0.0, tl.float32)
+    accumulator = tl.zeros([M, WIDTH], tl.float32)
+
+    begin, edge, stop, far_edge, far_stop = ranges(
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+    )
+    # Tokens and far columns in one loop: two would wait twice for their first tiles.
+    count = (edge - begin) // N
+    for tile in range(count + far_edge // N):
+        is_far = tile >= count
+        start = tl.where(is_far, (tile - count) * N, begin + tile * N)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
+        )
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
+        accumulator, total, peak = softmax_step(
+            accumulator, total, peak, queries, keys, values, bias, 0, scale,
+            False, BIASED, PRECISION,
+        )  # fmt: skip
+    count = tl.cdiv(stop - edge, N)
+    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
+        is_far = tile >= count
+        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
+        limit = tl.where(is_far, sink + blocks, length)
+        key_row = tl.where(is_far, DIM, k_row)
+        value_row = tl.where(is_far, DIM, v_row)
+        keys = load_tile(tl.where(is_far, far_key, k), start, limit, key_row, DIM, N, WIDTH, True)
+        values = load_tile(
+            tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
+        )
+        index = start + tl.arange(0, N)
+        bias = 0.0
+        if BIASED:
+            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
+        visible = tile_visible(
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+        )
+        accumulator, total, peak = softmax_step(
+            accumulator, total, peak, queries, keys, values, bias, visible, scale,
+            True, BIASED, PRECISION,
+        )  # fmt: skip
+
+    base = line.to(tl.int64) * length
+    store_tile(out + base * DIM, accumulator / total[:, None], first, end, DIM, DIM, M, WIDTH)
+    tl.store(lse + base + row, peak + tl.log2(total), mask=row < end)

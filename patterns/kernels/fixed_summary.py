@@ -44,10 +44,8 @@ def _largest(high, place, x, first, member, ROWS: tl.constexpr, INDEXED: tl.cons
     return tl.maximum(high, found), place
 
 
-@triton.jit
-def summarise_block(
-    line,
-    block,
+@triton.jit(do_not_specialize=COUNTS)
+def make_summaries(
     q,
     k,
     v,
@@ -81,8 +79,15 @@ def summarise_block(
     SINKS: tl.constexpr,
     INDEXED: tl.constexpr,  # MAX, and a backward will follow
 ):
-    """Of one block and query head: pool, local softmax, weighted sums."""
+    """One program a block and query head: pool, local softmax, weighted sums.
+
+    The last blocks of all heads come last: `attend_fixed`, which begins with them, finds their
+    tokens in the cache.
+    """
     SINGLE: tl.constexpr = TILE >= BLOCK
+    lines = tl.num_programs(0) // blocks
+    block = tl.program_id(0) // lines
+    line = tl.program_id(0) % lines
     far = (sink + blocks).to(tl.int64)
     q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
     k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
@@ -174,53 +179,6 @@ def summarise_block(
     if INDEXED:
         tl.store(first_query + region * DIM + column, place_q, mask=inside)
         tl.store(first_key + region * DIM + column, place_k, mask=inside)
-
-
-@triton.jit(do_not_specialize=COUNTS)
-def make_summaries(
-    q,
-    k,
-    v,
-    far_key,  # [B * H, F, D]
-    far_value,  # [B * H, F, D]
-    far_bias,  # [B * H, F] in units of log 2; MEAN_SIZE and VARIATIONAL
-    query,  # [B * H, R, D] float32
-    local_lse,  # [B * H, R] in units of log 2
-    first_query,  # [B * H, R, D] int32: which token has the largest query; MAX
-    first_key,
-    q_batch,
-    q_head,
-    q_row,
-    k_batch,
-    k_head,
-    k_row,
-    v_batch,
-    v_head,
-    v_row,
-    length,
-    blocks,
-    sink,
-    scale,  # in units of log 2
-    heads,
-    BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,  # query heads a key-value head
-    DIM: tl.constexpr,
-    TILE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    KIND: tl.constexpr,
-    SINKS: tl.constexpr,
-    INDEXED: tl.constexpr,  # MAX, and a backward will follow
-):
-    """One program a block and query head."""
-    block = tl.program_id(0) % blocks
-    line = tl.program_id(0) // blocks
-    summarise_block(
-        line, block,
-        q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
-        q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row,
-        length, blocks, sink, scale, heads,
-        BLOCK, GROUP, DIM, TILE, WIDTH, KIND, SINKS, INDEXED,
-    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=COUNTS)

@@ -1,6 +1,6 @@
 """Tile sizes for Combiner-Fixed, as measured on an H100 with bfloat16; untried on other cards."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,20 +10,18 @@ class Tiles:
     queries, keys: rows of a tile of each.
     warps: of a program.
     stages: tiles in flight.
-    registers: of a thread at most, if the compiler is to be bounded.
     """
 
     queries: int
     keys: int
     warps: int
     stages: int
-    registers: int | None = None
 
     def within(self, block: int) -> "Tiles":
         """No larger than a block of tokens, which bounds what a program may own."""
         most = max(16, 1 << (block - 1).bit_length())
         queries, keys = min(self.queries, most), min(self.keys, most)
-        return replace(self, queries=queries, keys=keys)
+        return Tiles(queries=queries, keys=keys, warps=self.warps, stages=self.stages)
 
 
 _SINGLE = Tiles(queries=32, keys=32, warps=4, stages=1)  # float32, whose tiles are twice as large
@@ -41,21 +39,6 @@ def forward_tiles(width: int, half: bool, block: int) -> Tiles:
             return Tiles(queries=64, keys=64, warps=4, stages=2)
         return Tiles(queries=128, keys=32, warps=8, stages=3)
     return _WIDE
-
-
-def one_launch(width: int, half: bool, block: int) -> bool:
-    """Whether summaries and attention share a launch, where they can."""
-    return True
-
-
-def single_tiles(width: int, half: bool, block: int) -> Tiles:
-    """Of the kernel that makes summaries and attends in one launch."""
-    return forward_tiles(width, half, block)
-
-
-def pooled_tokens(width: int, block: int) -> int:
-    """How many tokens at once that kernel makes summaries of."""
-    return max(16, min(1 << (block - 1).bit_length(), 8192 // width))
 
 
 def query_tiles(width: int, half: bool) -> Tiles:
