@@ -195,8 +195,9 @@ def doctor(_typed: argparse.Namespace) -> int:
 def export(typed: argparse.Namespace) -> int:
     """Copy a run, with its report, without its single samples and map files."""
     from attnbench.records import export as copy
+    from attnbench.typed import figure_kinds
 
-    print(f"copy: {copy(typed.run, typed.out)}")
+    print(f"copy: {copy(typed.run, typed.out, figures=figure_kinds(typed.figures))}")
     return 0
 
 

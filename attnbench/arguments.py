@@ -187,6 +187,12 @@ def _add_list(one: argparse.ArgumentParser) -> None:
 def _add_export(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", metavar="RUN", type=Path, help="a run folder")
     one.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the copy goes")
+    one.add_argument(
+        "--figures",
+        metavar="KINDS",
+        default="png,svg,pdf",
+        help="which files of figures come along (default png,svg,pdf)",
+    )
 
 
 def _add_capture(one: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RECORDS, TORN, RUN, MACHINE = "records.jsonl", "records.torn", "run.json", "machine.json"
+FIGURE_KINDS = ("png", "svg", "pdf")
 
 Record = dict[str, Any]
 
@@ -130,10 +131,15 @@ def read_document(run: Path, name: str) -> dict[str, Any] | None:
     return document
 
 
-def export(run: Path, out: Path) -> Path:
+def export(run: Path, out: Path, *, figures: tuple[str, ...] = FIGURE_KINDS) -> Path:
     """Write a copy of a run without the single samples of its timings, and say where it is.
 
     Map files stay behind, for their size; a report, its figures and tables come along.
+
+    Args:
+        run: the run folder.
+        out: where the copy goes.
+        figures: which kinds of files of the figures come along.
 
     Raises:
         BadInput: no run folder, or `out` holds records already.
@@ -150,9 +156,11 @@ def export(run: Path, out: Path) -> Path:
         for name in (RUN, MACHINE):
             if (document := read_document(run, name)) is not None:
                 write_document(out, name, document)
+        others = [f"*.{kind}" for kind in FIGURE_KINDS if kind not in figures]
+        left = shutil.ignore_patterns(*others)
         for folder in ("figures", "tables"):
             if (run / folder).is_dir():
-                shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
+                shutil.copytree(run / folder, out / folder, dirs_exist_ok=True, ignore=left)
         if (run / "report.html").is_file():
             shutil.copy(run / "report.html", out)
     return out

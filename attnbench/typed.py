@@ -223,6 +223,23 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     return None if names is None else tuple(whole(name, "--head") for name in names)
 
 
+def figure_kinds(text: str) -> tuple[str, ...]:
+    """Kinds of files, with commas between them.
+
+    Raises:
+        BadInput: one that no figure has.
+    """
+    from attnbench.records import FIGURE_KINDS
+    from patterns.errors import BadInput
+    from patterns.grammar import near_match
+
+    found = tuple(name.strip() for name in text.split(","))
+    for name in found:
+        if name not in FIGURE_KINDS:
+            raise BadInput(f"unknown kind of figure {name!r}: {near_match(name, FIGURE_KINDS)}")
+    return found
+
+
 def _passes(text: str) -> tuple[str, ...]:
     from attnbench.case import PASSES
     from patterns.errors import BadInput

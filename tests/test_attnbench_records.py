@@ -172,6 +172,15 @@ def test_an_export_has_no_samples_and_all_the_rest(tmp_path: Path):
         export(run, out)
 
 
+def test_an_export_takes_the_kinds_of_figures_that_it_is_told(tmp_path: Path):
+    write(tmp_path / "run", record("a"))
+    (tmp_path / "run" / "figures").mkdir()
+    for kind in ("png", "svg", "pdf"):
+        (tmp_path / "run" / "figures" / f"latency.{kind}").touch()
+    found = export(tmp_path / "run", tmp_path / "out", figures=("png",)) / "figures"
+    assert [one.name for one in found.iterdir()] == ["latency.png"]
+
+
 def test_a_document_is_written_whole_and_absent_is_none(tmp_path: Path):
     assert read_document(tmp_path, "run.json") is None
     write_document(tmp_path, "run.json", {"a": math.nan})

@@ -92,6 +92,7 @@ def test_options_are_only_what_was_asked_for():
         (("inspect", "local", "--layer", "99"), "no layer '99'"),
         (("report", "no-such-run"), "no-such-run"),
         (("export", "no-such-run", "--out", "x"), "no-such-run"),
+        (("export", "no-such-run", "--out", "x", "--figures", "pgn"), "did you mean 'png'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
