@@ -21,7 +21,7 @@ _SLICE = 32  # columns a program of `pool_chunks` has
 
 @dataclass(frozen=True, kw_only=True)
 class Logsparse:
-    """A resolved Combiner-Logsparse; `block` is a power of two, `scale` the factor on the scores."""
+    """A resolved Combiner-Logsparse: `block` a power of two, `scale` the factor on the scores."""
 
     block: int
     near: int

@@ -18,6 +18,7 @@ from patterns.kernels.logsparse_tree import (
     inner_visible,
     load_places,
     members,
+    reversed_bits,
     side_base,
     store_places,
 )
@@ -203,10 +204,11 @@ def attend_logsparse(
     q = side_base(q, line, heads, q_batch, q_head, 1)
     k = side_base(k, line, heads, k_batch, k_head, GROUP)
     v = side_base(v, line, heads, v_batch, v_head, GROUP)
-    row = first + tl.arange(0, T)
-    queries = load_places(q, first, length, q_row, DIM, T, WIDTH)
-    keys = load_places(k, first, length, k_row, DIM, T, WIDTH)
-    values = load_places(v, first, length, v_row, DIM, T, WIDTH)
+    order = reversed_bits(T)
+    row = first + order
+    queries = load_places(q, first, order, length, q_row, DIM, WIDTH)
+    keys = load_places(k, first, order, length, k_row, DIM, WIDTH)
+    values = load_places(v, first, order, length, v_row, DIM, WIDTH)
 
     if ALONE:
         peak = tl.sum(queries.to(tl.float32) * keys.to(tl.float32), 1) * scale
@@ -223,20 +225,21 @@ def attend_logsparse(
             own | (row[:, None] == row[None, :]), scale, True, False, PRECISION,
         )  # fmt: skip
         before, after = window_range(first, length, lag, BLOCK, T, CAUSAL)
-        for step in range(0, before + after):
+        for step in range(before + after):
             tile = first + tl.where(step < before, step - before, step - before + 1) * T
-            near = direct_visible(row, tile + tl.arange(0, T), length, lag, BLOCK, CAUSAL)
-            near_keys = load_places(k, tile, length, k_row, DIM, T, WIDTH)
-            near_values = load_places(v, tile, length, v_row, DIM, T, WIDTH)
+            near = direct_visible(row, tile + order, length, lag, BLOCK, CAUSAL)
+            near_keys = load_places(k, tile, order, length, k_row, DIM, WIDTH)
+            near_values = load_places(v, tile, order, length, v_row, DIM, WIDTH)
             accumulator, total, peak = softmax_step(
                 accumulator, total, peak, queries, near_keys, near_values, 0.0, near, scale,
                 True, False, PRECISION,
             )  # fmt: skip
     if SINKS:
         for sunk in range(0, tl.minimum(sink, length), 16):
-            far = sink_visible(row, sunk + tl.arange(0, 16), length, lag, sink, BLOCK, CAUSAL)
-            far_keys = load_places(k, sunk, length, k_row, DIM, 16, WIDTH)
-            far_values = load_places(v, sunk, length, v_row, DIM, 16, WIDTH)
+            few = tl.arange(0, 16)
+            far = sink_visible(row, sunk + few, length, lag, sink, BLOCK, CAUSAL)
+            far_keys = load_places(k, sunk, few, length, k_row, DIM, WIDTH)
+            far_values = load_places(v, sunk, few, length, v_row, DIM, WIDTH)
             accumulator, total, peak = softmax_step(
                 accumulator, total, peak, queries, far_keys, far_values, 0.0, far, scale,
                 True, False, PRECISION,
@@ -247,10 +250,10 @@ def attend_logsparse(
     if run >= 0:
         run_queries, run_keys, run_values = queries, keys, values
         if INNER and not OWN:
-            run_queries = load_places(q, run, length, q_row, DIM, T, WIDTH)
-            run_keys = load_places(k, run, length, k_row, DIM, T, WIDTH)
-            run_values = load_places(v, run, length, v_row, DIM, T, WIDTH)
-        bound = tl.arange(0, T)
+            run_queries = load_places(q, run, order, length, q_row, DIM, WIDTH)
+            run_keys = load_places(k, run, order, length, k_row, DIM, WIDTH)
+            run_values = load_places(v, run, order, length, v_row, DIM, WIDTH)
+        bound = order
         if BLOCK < T:
             bound = bound & (0 - BLOCK)
         accumulator, total, peak = run_step(
@@ -267,9 +270,9 @@ def attend_logsparse(
         for ahead in range(opening, length - first - lag, T):
             ahead_queries, ahead_keys, ahead_values = queries, keys, values
             if INNER:
-                ahead_queries = load_places(end_q, ahead, length, 0 - q_row, DIM, T, WIDTH)
-                ahead_keys = load_places(end_k, ahead, length, 0 - k_row, DIM, T, WIDTH)
-                ahead_values = load_places(end_v, ahead, length, 0 - v_row, DIM, T, WIDTH)
+                ahead_queries = load_places(end_q, ahead, order, length, 0 - q_row, DIM, WIDTH)
+                ahead_keys = load_places(end_k, ahead, order, length, 0 - k_row, DIM, WIDTH)
+                ahead_values = load_places(end_v, ahead, order, length, 0 - v_row, DIM, WIDTH)
             offset = length - 1 - row - lag - ahead
             if BLOCK < T:
                 offset = offset & (0 - BLOCK)
@@ -281,5 +284,7 @@ def attend_logsparse(
             )  # fmt: skip
 
     base = line.to(tl.int64) * length
-    store_places(out + base * DIM, accumulator / total[:, None], first, length, DIM, DIM, T, WIDTH)
+    store_places(
+        out + base * DIM, accumulator / total[:, None], first, order, length, DIM, DIM, WIDTH
+    )
     tl.store(lse + base + row, peak + tl.log2(total), mask=(row >= 0) & (row < length))

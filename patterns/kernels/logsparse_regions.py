@@ -20,6 +20,7 @@ from patterns.kernels.logsparse_tree import (
     fenwick_first,
     load_places,
     members,
+    reversed_bits,
     side_base,
 )
 
@@ -71,13 +72,14 @@ def pool_queries(
     lst = (side * lines + line).to(tl.int64)
     size = powers(LEVELS)
     column = tl.arange(0, WIDTH)
+    row = tl.arange(0, TILE)
     state = tl.zeros([LEVELS, WIDTH], tl.float32)
     token_state = tl.zeros([LEVELS, WIDTH], tl.int32)
-    for part in range(0, chunk_units * PARTS):
+    for part in range(chunk_units * PARTS):
         unit = chunk * chunk_units + part // PARTS
         first = unit * UNIT + part % PARTS * TILE
-        x = load_places(base, first, length, step, DIM, TILE, WIDTH).to(tl.float32)
-        place = first + tl.arange(0, TILE)
+        x = load_places(base, first, row, length, step, DIM, WIDTH).to(tl.float32)
+        place = first + row
         member = ((place >= opens) & (place < closes))[:, None]
         opening = (part % PARTS == 0) & ((unit & (size - 1)) == 0)
         if LARGEST:
@@ -144,7 +146,7 @@ def pool_chunks(
         opens = tl.where(lst >= lines, 0, sink)
         closes = tl.where(lst >= lines, length - sink, length)
     column = tl.program_id(0) % SLICES * SLICE + tl.arange(0, SLICE)
-    chunk = tl.arange(0, CHUNKS)
+    chunk = reversed_bits(CHUNKS)
     inside = (chunk < chunks)[:, None] & (column < DIM)[None, :]
     at = (lst.to(tl.int64) * chunks + chunk)[:, None] * DIM + column[None, :]
     x = tl.load(sums + at, mask=inside, other=0.0)
@@ -225,22 +227,23 @@ def weigh_regions(
     size = powers(LEVELS)
     column = tl.arange(0, WIDTH)
     inside = (column < DIM)[None, :]
+    row = tl.arange(0, TILE)
     peak = tl.full([LEVELS], float("-inf"), tl.float32)
     total = tl.zeros([LEVELS], tl.float32)
     value = tl.zeros([LEVELS, WIDTH], tl.float32)
     key = tl.full([LEVELS, WIDTH], float("-inf") if KIND == MAX else 0.0, tl.float32)
     unit = chunk * chunk_units
-    for part in range(0, chunk_units * PARTS):
+    for part in range(chunk_units * PARTS):
         unit = chunk * chunk_units + part // PARTS
         first = unit * UNIT + part % PARTS * TILE
         region = unit | (size - 1)
         alive = ((unit & size) == 0) & (region < units)
         opening = (part % PARTS == 0) & ((unit & (size - 1)) == 0)
-        keys = load_places(k, first, length, k_step, DIM, TILE, WIDTH)
-        values = load_places(v, first, length, v_step, DIM, TILE, WIDTH)
+        keys = load_places(k, first, row, length, k_step, DIM, WIDTH)
+        values = load_places(v, first, row, length, v_step, DIM, WIDTH)
         target = (lst * units + region)[:, None] * DIM + column[None, :]
         asked = tl.load(pooled + target, mask=alive[:, None] & inside, other=0.0).to(keys.dtype)
-        place = first + tl.arange(0, TILE)
+        place = first + row
         member = (place >= opens) & (place < closes)
         scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION) * scale
         scores = tl.where(alive[:, None] & member[None, :], scores, float("-inf"))

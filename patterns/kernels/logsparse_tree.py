@@ -3,7 +3,8 @@
 Places are tokens counted from the side that a query looks back to: tokens themselves, or from the
 end. A region is a dyadic block of places whose number is even. It ends where no other does: the
 region that ends with place j, j + 1 in units of leaves, has as many as the lowest bit of j + 1
-says. So a tile of T places has one column a place for the regions inside it.
+says. So a tile of T places has one column a place for the regions inside it. All rows and columns
+of such tiles are in the order of `reversed_bits`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -30,11 +31,22 @@ def side_base(base, line, heads, batch_stride, head_stride, GROUP: tl.constexpr)
 
 
 @triton.jit
-def load_places(
-    base, first, length, stride, DIM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
-):
-    """Rows `first` onwards, [ROWS, WIDTH]: zeros before 0, from `length` on, and past `DIM`."""
-    row = tl.arange(0, ROWS)
+def reversed_bits(T: tl.constexpr):
+    """The numbers below T, a power of two, their bits read backwards.
+
+    In this order rows that differ by one lie far apart in a tile, which a thread holds: pooling
+    pairs of them needs no exchange between threads.
+    """
+    index = tl.arange(0, T)
+    found = index * 0
+    for bit in tl.static_range(10):
+        found += ((index >> bit) & 1) * (T >> (bit + 1))
+    return found
+
+
+@triton.jit
+def load_places(base, first, row, length, stride, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows `first` + row [N], [N, WIDTH]: zeros before 0, from `length` on, and past `DIM`."""
     column = tl.arange(0, WIDTH)
     at = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
     inside = ((first + row >= 0) & (first + row < length))[:, None]
@@ -44,11 +56,8 @@ def load_places(
 
 
 @triton.jit
-def store_places(
-    base, tile, first, length, stride, DIM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
-):
-    """Write the rows `first` onwards that are at least 0 and lie before `length`."""
-    row = tl.arange(0, ROWS)
+def store_places(base, tile, first, row, length, stride, DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Write the rows `first` + row that are at least 0 and lie before `length`."""
     column = tl.arange(0, WIDTH)
     at = base + tl.cast(first, tl.int64) * stride + row[:, None] * stride + column[None, :]
     inside = ((first + row >= 0) & (first + row < length))[:, None] & (column < DIM)[None, :]
@@ -62,43 +71,48 @@ def members(begin, end, opens, closes):
 
 
 @triton.jit
+def halves(x, N: tl.constexpr, WIDTH: tl.constexpr):
+    """The even and the odd rows of [N, WIDTH], whose rows are in reversed order."""
+    return tl.split(tl.permute(tl.reshape(x, [2, N // 2, WIDTH]), (1, 2, 0)))
+
+
+@triton.jit
+def whole(even, odd, N: tl.constexpr, WIDTH: tl.constexpr):
+    """The inverse of `halves`."""
+    return tl.reshape(tl.permute(tl.join(even, odd), (2, 0, 1)), [N, WIDTH])
+
+
+@triton.jit
 def fenwick(x, N: tl.constexpr, WIDTH: tl.constexpr, LARGEST: tl.constexpr):
-    """Row j of [N, WIDTH]: the rows of the region that ends with j, pooled."""
-    halves = tl.permute(tl.reshape(x, [N // 2, 2, WIDTH]), (0, 2, 1))
-    even, odd = tl.split(halves)
-    if LARGEST:
-        longer = tl.maximum(even, odd).to(x.dtype)
-    else:
-        longer = even + odd
+    """The rows of the region that ends with each row, pooled: [N, WIDTH] in reversed order."""
+    even, odd = halves(x, N, WIDTH)
+    # The maximum of bfloat16 is a float32.
+    longer = tl.maximum(even, odd).to(x.dtype) if LARGEST else even + odd
     if N > 2:
         longer = fenwick(longer, N // 2, WIDTH, LARGEST)
-    return tl.reshape(tl.permute(tl.join(even, longer), (0, 2, 1)), [N, WIDTH])
+    return whole(even, longer, N, WIDTH)
 
 
 @triton.jit
 def fenwick_first(x, token, N: tl.constexpr, WIDTH: tl.constexpr):
     """As `fenwick` for the largest, and the first token that has it: two [N, WIDTH]."""
-    halves = tl.permute(tl.reshape(x, [N // 2, 2, WIDTH]), (0, 2, 1))
-    even, odd = tl.split(halves)
-    tokens = tl.permute(tl.reshape(token, [N // 2, 2, WIDTH]), (0, 2, 1))
-    even_token, odd_token = tl.split(tokens)
+    even, odd = halves(x, N, WIDTH)
+    even_token, odd_token = halves(token, N, WIDTH)
     later = (odd > even) | ((odd == even) & (odd_token < even_token))
     longer = tl.where(later, odd, even)
     longer_token = tl.where(later, odd_token, even_token)
     if N > 2:
         longer, longer_token = fenwick_first(longer, longer_token, N // 2, WIDTH)
-    found = tl.reshape(tl.permute(tl.join(even, longer), (0, 2, 1)), [N, WIDTH])
-    place = tl.reshape(tl.permute(tl.join(even_token, longer_token), (0, 2, 1)), [N, WIDTH])
-    return found, place
+    return whole(even, longer, N, WIDTH), whole(even_token, longer_token, N, WIDTH)
 
 
 @triton.jit
 def inner_members(start, opens, closes, BLOCK: tl.constexpr, T: tl.constexpr):
     """Which places of a run are in the region that ends with each of them: [T, T], and counts."""
-    end = tl.arange(0, T) + 1
+    place = reversed_bits(T)
+    end = place + 1
     size = end & (0 - end)
     size = tl.where(size < BLOCK, 0, size)
-    place = tl.arange(0, T)
     inside = (place[None, :] < end[:, None]) & (place[None, :] >= (end - size)[:, None])
     member = (start + place >= opens) & (start + place < closes)
     count = members(start + end - size, start + end, opens, closes)
@@ -108,7 +122,7 @@ def inner_members(start, opens, closes, BLOCK: tl.constexpr, T: tl.constexpr):
 @triton.jit
 def inner_visible(bound, alive, T: tl.constexpr):
     """Which regions of a run the queries read whose bounds (offsets in the run) these are."""
-    end = tl.arange(0, T) + 1
+    end = reversed_bits(T) + 1
     size = end & (0 - end)
     reads = (bound[:, None] & (0 - size)[None, :]) == end[None, :]
     return reads & (alive & (size < T))[None, :]
@@ -131,10 +145,11 @@ def pool(
         if SINKS:
             x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
         found = fenwick(x, T, WIDTH, True)
-        return tl.where((count > 0)[:, None], found, 0.0).to(x.dtype)
+        found = tl.where((count > 0)[:, None], found, 0.0)
     else:
-        total = tl.dot(inside.to(x.dtype), x, input_precision=PRECISION)
-        return (total / tl.maximum(count, 1).to(tl.float32)[:, None]).to(x.dtype)
+        found = tl.dot(inside.to(x.dtype), x, input_precision=PRECISION)
+        found = found / tl.maximum(count, 1).to(tl.float32)[:, None]
+    return found.to(x.dtype)
 
 
 @triton.jit
