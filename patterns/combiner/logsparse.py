@@ -82,16 +82,14 @@ class CombinerLogsparse(CombinerPattern):
                 f"the Triton kernels take leaves of a power of two tokens, not block={self.block}; "
                 "use backend sdpa or eager"
             )
-        if torch.is_grad_enabled() and q.requires_grad:
-            return "the Triton kernels have no backward pass yet; use backend sdpa or eager"
         return triton_refusal(q)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":
             return super()._run(q, k, v, scale, backend)
-        from patterns.kernels import logsparse, logsparse_operator
+        from patterns.kernels import logsparse, logsparse_call, logsparse_operator
 
-        form = logsparse.Logsparse(
+        form = logsparse_call.Logsparse(
             block=self.block,
             near=self.near,
             sink=self.sink,

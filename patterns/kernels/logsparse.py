@@ -3,145 +3,17 @@
 B batch, H query heads, Hkv key-value heads, L length, D head width.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patterns.errors import Unsupported
 from patterns.kernels import logsparse_forward, logsparse_regions
 from patterns.kernels.launching import on_device_of, precision, unit_rows
-from patterns.kernels.logsparse_tiles import Tiles, tiles
+from patterns.kernels.logsparse_back import backward
+from patterns.kernels.logsparse_call import KINDS, Call, Logsparse, power
 
-KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
-_LOG2E = 1.4426950408889634
 _SLICE = 32  # columns a program of `pool_chunks` has
-
-
-@dataclass(frozen=True, kw_only=True)
-class Logsparse:
-    """A resolved Combiner-Logsparse: `block` a power of two, `scale` the factor on the scores."""
-
-    block: int
-    near: int
-    sink: int
-    kind: str
-    causal: bool
-    scale: float
-
-
-@dataclass(frozen=True)
-class Call:
-    """Sizes and constants that all launches of a call share."""
-
-    q: Tensor
-    k: Tensor
-    form: Logsparse
-
-    @property
-    def lines(self) -> int:
-        return self.q.shape[0] * self.q.shape[1]
-
-    @property
-    def group(self) -> int:
-        return self.q.shape[1] // self.k.shape[1]
-
-    @property
-    def sides(self) -> int:
-        return 1 if self.form.causal else 2
-
-    @property
-    def width(self) -> int:
-        return max(16, _power(self.q.shape[3]))
-
-    @property
-    def tiles(self) -> Tiles:
-        return tiles(self.width, self.q.dtype, self.q.device)
-
-    @property
-    def block(self) -> int:
-        """Tokens of a leaf; a sequence of one leaf is one whatever its length."""
-        block, length = self.form.block, self.q.shape[2]
-        return block if block < length else _power(length)
-
-    @property
-    def unit(self) -> int:
-        """Tokens that no region of `logsparse_regions` divides."""
-        return max(self.block, self.tiles.rows)
-
-    @property
-    def lag(self) -> int:
-        """How far the bound of a query is behind its leaf."""
-        return min(self.form.near, -(-self.q.shape[2] // self.block)) * self.block
-
-    @property
-    def sink(self) -> int:
-        return min(self.form.sink, self.q.shape[2])
-
-    @property
-    def front(self) -> int:
-        """How many places lie in the first tile before query 0."""
-        return -self.lag % self.tiles.rows
-
-    @property
-    def units(self) -> int:
-        """Units of each side in regions that some query reads."""
-        return max(0, -(-(self.q.shape[2] - self.lag) // self.unit) - 1)
-
-    @property
-    def chunk_units(self) -> int:
-        cut = self.tiles
-        return max(1, cut.chunk // self.unit, _power(-(-self.units // cut.most)))
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.units // self.chunk_units)
-
-    @property
-    def biased(self) -> bool:
-        return KINDS[self.form.kind] >= KINDS["mean+size"]
-
-    @property
-    def scale(self) -> float:
-        return self.form.scale * _LOG2E
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """Constants that every kernel takes."""
-        return {"UNIT": self.unit, "DIM": self.q.shape[3]}
-
-    @property
-    def weighing(self) -> dict[str, Any]:
-        """Constants of the kernels that go over all regions."""
-        levels = 16 if self.units < 1 << 16 else 32
-        return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """Constants of the kernels whose programs have a tile of queries."""
-        form, rows = self.form, self.tiles.rows
-        return {
-            **self.shape,
-            "WIDTH": self.width,
-            "LEVELS": 16 if self.units < 1 << 16 else 32,
-            "BLOCK": self.block,
-            "GROUP": self.group,
-            "T": rows,
-            "KIND": KINDS[form.kind],
-            "CAUSAL": form.causal,
-            "ALONE": self.block == 1 and self.lag == 0,
-            "OWN": self.lag == 0,
-            "INNER": self.block < rows and self.q.shape[2] - self.lag > self.block,
-            "OUTER": self.units > 0,
-            "SINKS": self.sink > 0,
-            "PRECISION": precision(self.q),
-        }
-
-
-def _power(count: int) -> int:
-    """The least power of two that is no less."""
-    return 1 << max(0, count - 1).bit_length()
 
 
 def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> tuple[Tensor, ...]:
@@ -165,9 +37,10 @@ def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> tuple[Ten
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
-    """Attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
+    """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise Unsupported("the Triton kernels of combiner-logsparse have no backward pass yet")
+        found: Tensor = _Function.apply(q, k, v, form)
+        return found
     return forward(q, k, v, form, indexed=False)[0]
 
 
@@ -225,7 +98,7 @@ def _summarise(
         logsparse_regions.pool_chunks[(lists * -(-dim // piece),)](
             sums, first_sum, pooled, first_query,
             length, call.sink, call.lines, units, chunks, chunk_units,
-            SLICE=piece, CHUNKS=_power(chunks), LARGEST=kind == 0, INDEXED=indexed,
+            SLICE=piece, CHUNKS=power(chunks), LARGEST=kind == 0, INDEXED=indexed,
             SIDES=call.sides, **call.shape,
             num_warps=4,
         )  # fmt: skip
@@ -248,3 +121,17 @@ def _summarise(
             ROWS=16, KIND=kind, **shape,
             num_warps=4,
         )  # fmt: skip
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
+        kept = forward(q, k, v, form)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.form = form
+        return kept[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, *kept = ctx.saved_tensors
+        return *backward(grad, q, k, v, tuple(kept), ctx.form), None

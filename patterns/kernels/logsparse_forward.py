@@ -66,25 +66,22 @@ def load_regions(
 
 @triton.jit
 def direct_visible(row, token, length, lag, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """Which tokens the rows see directly, wherever the sinks are: [M, N]."""
-    first = tl.maximum((row - lag) & (0 - BLOCK), 0)
-    visible = (token[None, :] <= row[:, None]) & (token[None, :] >= first[:, None])
+    """Which tokens the rows see directly, wherever the sinks are; [M, 1] and [1, N], or turned."""
+    visible = (token <= row) & (token >= tl.maximum((row - lag) & (0 - BLOCK), 0))
     if not CAUSAL:
         last = length - 1 - tl.maximum((length - 1 - row - lag) & (0 - BLOCK), 0)
-        ahead = (token[None, :] > row[:, None]) & (token[None, :] <= last[:, None])
-        visible = visible | ahead
-    return visible & ((token >= 0) & (token < length))[None, :]
+        visible = visible | ((token > row) & (token <= last))
+    return visible & (token >= 0) & (token < length)
 
 
 @triton.jit
 def sink_visible(row, token, length, lag, sink, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """Which sinks the rows see beyond what `direct_visible` tells: [M, N]."""
-    first = tl.maximum((row - lag) & (0 - BLOCK), 0)
-    visible = token[None, :] < first[:, None]
+    """Which sinks the rows see beyond what `direct_visible` tells."""
+    visible = token < tl.maximum((row - lag) & (0 - BLOCK), 0)
     if not CAUSAL:
         last = length - 1 - tl.maximum((length - 1 - row - lag) & (0 - BLOCK), 0)
-        visible = visible | (token[None, :] > last[:, None])
-    return visible & ((token < sink) & (token < length))[None, :]
+        visible = visible | (token > last)
+    return visible & (token < sink) & (token < length)
 
 
 @triton.jit
@@ -132,7 +129,7 @@ def run_step(
 ):
     """Add the regions, inside and before a run, to the softmax of the queries bound in it."""
     if INNER:
-        key, value, bias, alive = inner_summaries(
+        key, value, bias, alive, _, _, _, _, _ = inner_summaries(
             run_queries, keys, values, start, opens, closes, scale,
             BLOCK, T, WIDTH, KIND, SINKS, PRECISION,
         )  # fmt: skip
@@ -219,7 +216,7 @@ def attend_logsparse(
         peak = tl.full([T], float("-inf"), tl.float32)
         total = tl.zeros([T], tl.float32)
         accumulator = tl.zeros([T, WIDTH], tl.float32)
-        own = direct_visible(row, row, length, lag, BLOCK, CAUSAL)
+        own = direct_visible(row[:, None], row[None, :], length, lag, BLOCK, CAUSAL)
         accumulator, total, peak = softmax_step(
             accumulator, total, peak, queries, keys, values, 0.0,
             own | (row[:, None] == row[None, :]), scale, True, False, PRECISION,
@@ -227,7 +224,8 @@ def attend_logsparse(
         before, after = window_range(first, length, lag, BLOCK, T, CAUSAL)
         for step in range(before + after):
             tile = first + tl.where(step < before, step - before, step - before + 1) * T
-            near = direct_visible(row, tile + order, length, lag, BLOCK, CAUSAL)
+            token = (tile + order)[None, :]
+            near = direct_visible(row[:, None], token, length, lag, BLOCK, CAUSAL)
             near_keys = load_places(k, tile, order, length, k_row, DIM, WIDTH)
             near_values = load_places(v, tile, order, length, v_row, DIM, WIDTH)
             accumulator, total, peak = softmax_step(
@@ -237,7 +235,8 @@ def attend_logsparse(
     if SINKS:
         for sunk in range(0, tl.minimum(sink, length), 16):
             few = tl.arange(0, 16)
-            far = sink_visible(row, sunk + few, length, lag, sink, BLOCK, CAUSAL)
+            sunken = (sunk + few)[None, :]
+            far = sink_visible(row[:, None], sunken, length, lag, sink, BLOCK, CAUSAL)
             far_keys = load_places(k, sunk, few, length, k_row, DIM, WIDTH)
             far_values = load_places(v, sunk, few, length, v_row, DIM, WIDTH)
             accumulator, total, peak = softmax_step(

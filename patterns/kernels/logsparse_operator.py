@@ -4,13 +4,15 @@ As `patterns.kernels.fixed_operator`: for compiled code alone, because calling a
 the host more than calling an autograd function.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from patterns.kernels import logsparse
-from patterns.kernels.logsparse import Logsparse
+from patterns.kernels.logsparse_back import backward
+from patterns.kernels.logsparse_call import Logsparse
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
@@ -37,6 +39,46 @@ def _forward(
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *spelled: Any) -> list[Tensor]:
     return list(logsparse.empty_results(q, k, v, _form(*spelled)))
+
+
+@torch.library.custom_op("attnbench::combiner_logsparse_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kept: Sequence[Tensor],
+    block: int,
+    near: int,
+    sink: int,
+    kind: str,
+    causal: bool,
+    scale: float,
+) -> list[Tensor]:
+    form = _form(block, near, sink, kind, causal, scale)
+    return list(backward(grad, q, k, v, tuple(kept), form))
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor], *spelled: Any
+) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in (q, k, v)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    q, k, v, *spelled = inputs
+    ctx.save_for_backward(q, k, v, *output)
+    ctx.spelled = spelled
+
+
+def _differentiate(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    q, k, v, *kept = ctx.saved_tensors
+    found = _backward(grads[0], q, k, v, kept, *ctx.spelled)
+    return *found, *(None for _ in ctx.spelled)
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _spelled(form: Logsparse) -> tuple[int, int, int, str, bool, float]:

@@ -21,7 +21,8 @@ class Tiles:
     rows: of a tile of queries, which is also how many tokens the regions inside a tile span.
     chunk: tokens of a chunk, at least.
     most: chunks, at most.
-    pool, weigh, attend: the three kernels that read tokens.
+    pool, weigh, attend: the three forward kernels that read tokens.
+    reads, summaries, tokens, queries: the four backward ones, in their order.
     """
 
     rows: int
@@ -30,37 +31,58 @@ class Tiles:
     pool: Launch
     weigh: Launch
     attend: Launch
+    reads: Launch
+    summaries: Launch
+    tokens: Launch
+    queries: Launch
 
 
-def _cut(
-    rows: int, pool: tuple[int, int], weigh: tuple[int, int], attend: tuple[int, int]
-) -> Tiles:
-    """Each pair is warps, stages."""
-    launches = {
-        name: Launch(warps=warps, stages=stages)
-        for name, (warps, stages) in (("pool", pool), ("weigh", weigh), ("attend", attend))
-    }
-    return Tiles(rows=rows, chunk=256, most=128, **launches)
+def _cut(rows: int, chunk: int = 256, **launches: tuple[int, int]) -> Tiles:
+    """Each launch is a pair, warps and stages."""
+    pairs = {name: Launch(warps=warps, stages=n) for name, (warps, n) in launches.items()}
+    return Tiles(rows=rows, chunk=chunk, most=128, **pairs)
 
 
 _HALF = {  # by width of a head
-    64: _cut(64, (4, 3), (4, 3), (4, 2)),
-    128: _cut(64, (4, 3), (4, 3), (8, 2)),
-    256: _cut(32, (4, 2), (4, 2), (8, 1)),
+    64: _cut(
+        64,
+        pool=(4, 3),
+        weigh=(4, 3),
+        attend=(4, 2),
+        reads=(4, 2),
+        summaries=(4, 2),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
+    128: _cut(
+        64,
+        pool=(4, 3),
+        weigh=(4, 3),
+        attend=(8, 2),
+        reads=(4, 2),
+        summaries=(4, 2),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
+    256: _cut(
+        32,
+        pool=(4, 2),
+        weigh=(4, 2),
+        attend=(8, 1),
+        reads=(8, 1),
+        summaries=(8, 1),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
 }
+_KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
 _SINGLE = {
-    64: _cut(32, (4, 2), (4, 2), (4, 1)),
-    128: _cut(32, (4, 2), (4, 2), (4, 1)),
-    256: _cut(16, (4, 1), (4, 1), (4, 1)),
+    64: _cut(32, **dict.fromkeys(_KERNELS, (4, 1))),
+    128: _cut(32, **dict.fromkeys(_KERNELS, (8, 1))),
+    256: _cut(16, **dict.fromkeys(_KERNELS, (8, 1))),
 }
-_INTERPRETED = Tiles(  # small: several tiles and chunks at small lengths
-    rows=16,
-    chunk=32,
-    most=128,
-    pool=Launch(warps=4, stages=1),
-    weigh=Launch(warps=4, stages=1),
-    attend=Launch(warps=4, stages=1),
-)
+# Small: several tiles and chunks at small lengths.
+_INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
 
 
 @functools.lru_cache

@@ -107,6 +107,19 @@ def fenwick_first(x, token, N: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def fenwick_back(x, grad, N: tl.constexpr, WIDTH: tl.constexpr, MIRRORED: tl.constexpr):
+    """The gradient of x from that of `fenwick(x)`: equal maxima go to the first token."""
+    even, odd = halves(x, N, WIDTH)
+    grad_even, grad_longer = halves(grad, N, WIDTH)
+    later = odd >= even if MIRRORED else odd > even
+    if N > 2:
+        longer = tl.where(later, odd, even)
+        grad_longer = fenwick_back(longer, grad_longer, N // 2, WIDTH, MIRRORED)
+    grad_even = grad_even + tl.where(later, 0.0, grad_longer)
+    return whole(grad_even, tl.where(later, grad_longer, 0.0), N, WIDTH)
+
+
+@triton.jit
 def inner_members(start, opens, closes, BLOCK: tl.constexpr, T: tl.constexpr):
     """Which places of a run are in the region that ends with each of them: [T, T], and counts."""
     place = reversed_bits(T)
@@ -153,6 +166,31 @@ def pool(
 
 
 @triton.jit
+def unpool(
+    grad,
+    x,
+    inside,
+    count,
+    member,
+    T: tl.constexpr,
+    WIDTH: tl.constexpr,
+    KIND: tl.constexpr,
+    SINKS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    MIRRORED: tl.constexpr,
+):
+    """The gradient of x from that of `pool(x)`: float32 [T, WIDTH]."""
+    if KIND == MAX:
+        if SINKS:
+            x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
+        found = fenwick_back(x, grad, T, WIDTH, MIRRORED)
+    else:
+        share = (grad / tl.maximum(count, 1).to(tl.float32)[:, None]).to(x.dtype)
+        found = tl.dot(tl.trans(inside.to(x.dtype)), share, input_precision=PRECISION)
+    return found
+
+
+@triton.jit
 def inner_summaries(
     queries,
     keys,
@@ -168,7 +206,11 @@ def inner_summaries(
     SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Keys, values, biases of the regions inside a run, and which of them have a member."""
+    """Of the regions inside a run keys, values, biases, and which of them have a member.
+
+    Then what the backward goes through again: their queries, log-sum-exps, which places are in
+    which region, how many, and which are in any.
+    """
     inside, count, member = inner_members(start, opens, closes, BLOCK, T)
     asked = pool(queries, inside, count, member, T, WIDTH, KIND, SINKS, PRECISION)
     scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION) * scale
@@ -187,4 +229,5 @@ def inner_summaries(
         key = pool(keys, inside, count, member, T, WIDTH, KIND, SINKS, PRECISION)
     if KIND == MEAN_SIZE:
         bias = tl.log2(tl.maximum(count, 1).to(tl.float32))
-    return key.to(keys.dtype), value.to(values.dtype), bias, count > 0
+    key, value, lse = key.to(keys.dtype), value.to(values.dtype), peak + tl.log2(total)
+    return key, value, bias, count > 0, asked, lse, inside, count, member
