@@ -15,15 +15,20 @@ from patterns.errors import Unsupported
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
-SUMMARIES = ("max", "mean", "mean+size", "variational")
-FORMS = [
-    *(f"summary={kind}" for kind in SUMMARIES),
-    *(f"summary={kind},causal=false" for kind in SUMMARIES),
-    "near=3",  # queries and their runs lie in different tiles
-    "near=3,sink=20,causal=false,summary=mean",  # the sinks empty regions of every kind
-    "block=4,near=5,sink=20,summary=variational",  # and tiles before the first run
-    "block=32,sink=3,summary=mean+size",  # leaves longer than a tile
-    "block=32,near=1,causal=false",
+FORWARD = [
+    "summary=mean",
+    *(f"summary={kind},causal=false" for kind in ("mean+size", "variational")),
+    "near=3,sink=20,causal=false",  # the sinks empty regions of every kind
+    "block=4,near=5,sink=20",  # tiles before the first run
+    "block=32,sink=3,summary=mean+size",
+]
+BOTH = [
+    "summary=max",
+    "summary=mean+size",
+    "summary=max,causal=false",
+    "near=3,sink=20,summary=mean,causal=false",
+    "block=4,near=3,sink=2,summary=variational",  # queries and their runs in different tiles
+    "block=32,near=1",  # leaves longer than a tile
     "block=600",  # one leaf
 ]
 
@@ -49,54 +54,94 @@ def spelled(parameters: str) -> Pattern:
     return pattern(f"combiner-logsparse[{parameters}]" if parameters else "combiner-logsparse")
 
 
-def compared(form: Pattern, inputs: Inputs) -> list[float]:
+def drawn(length: int, **sizes: object) -> Inputs:
+    """One sequence of one head, unless told otherwise."""
+    options = {"dim": 16, "heads": 1, "dtype": torch.float32, **sizes}
+    return Inputs(*(x.detach()[:1].requires_grad_() for x in draw_inputs(length, **options)))
+
+
+def exactly(inputs: Inputs) -> Inputs:
+    return Inputs(*(x.detach().double().requires_grad_() for x in inputs))
+
+
+def forward_error(parameters: str, inputs: Inputs) -> float:
+    form = spelled(parameters)
+    with torch.no_grad():
+        found = form.attend(*inputs, backend="triton")
+        return worst(found, dense_output(form, exactly(inputs)))
+
+
+def errors(parameters: str, inputs: Inputs) -> list[float]:
     """The largest errors of the output and of the three gradients."""
-    exact = Inputs(*(x.detach().double().requires_grad_() for x in inputs))
-    wanted = dense_output(form, exact)
-    found = form.attend(*inputs, backend="triton")
+    form, exact = spelled(parameters), exactly(inputs)
+    found, wanted = form.attend(*inputs, backend="triton"), dense_output(form, exact)
     pairs = zip(gradients(found, inputs), gradients(wanted, exact), strict=True)
     return [worst(found, wanted), *(worst(x, y) for x, y in pairs)]
 
 
-@pytest.mark.parametrize("parameters", FORMS)
-def test_the_kernels_agree_with_the_dense_map(parameters: str):
-    inputs = draw_inputs(75, dim=16, heads=1, dtype=torch.float32, contiguous=False)
-    assert max(compared(spelled(parameters), inputs)) < 4e-6
+@pytest.mark.parametrize("parameters", FORWARD)
+def test_the_forward_kernels_agree_with_the_dense_map(parameters: str):
+    assert forward_error(parameters, drawn(75, contiguous=False)) < 4e-6
 
 
-def test_longer_regions_are_put_together_from_chunks():
-    inputs = Inputs(*(x.detach() for x in draw_inputs(300, dim=16, heads=1, dtype=torch.float32)))
-    for kind in SUMMARIES:
-        form = spelled(f"summary={kind}")
-        exact = dense_output(form, Inputs(*(x.double() for x in inputs)))
-        assert worst(form.attend(*inputs, backend="triton"), exact) < 4e-6
+@pytest.mark.parametrize("parameters", BOTH)
+def test_the_kernels_and_their_gradients_agree_with_the_dense_map(parameters: str):
+    assert max(errors(parameters, drawn(75, contiguous=False))) < 4e-6
+
+
+@pytest.mark.parametrize("kind", ["max", "variational"])
+def test_longer_regions_are_put_together_from_chunks(kind: str):
+    assert forward_error(f"summary={kind}", drawn(150)) < 4e-6
 
 
 @pytest.mark.parametrize("length", [1, 2, 17])
 def test_any_length(length: int):
-    inputs = draw_inputs(length, dim=16, heads=1, dtype=torch.float32)
-    assert max(compared(spelled("causal=false"), inputs)) < 4e-6
+    assert max(errors("causal=false", drawn(length))) < 4e-6
 
 
 @pytest.mark.parametrize("dim", [8, 33])
 def test_heads_of_any_width_and_shared_keys(dim: int):
-    inputs = draw_inputs(37, dim=dim, heads=4, kv_heads=2, dtype=torch.float32)
-    assert max(compared(spelled("sink=2"), inputs)) < 4e-6
+    inputs = drawn(35, dim=dim, heads=2, kv_heads=1)
+    assert max(errors("sink=2,summary=mean", inputs)) < 4e-6
+
+
+def test_equal_maxima_go_to_the_first():
+    coarse = Inputs(*((x.detach() * 2).round().div(2).requires_grad_() for x in drawn(50)))
+    assert max(errors("causal=false", coarse)) < 4e-6
 
 
 def test_half_precision():
-    inputs = draw_inputs(100, dim=16, heads=1, dtype=torch.float16)
+    inputs = drawn(50, dtype=torch.float16)
     form = spelled("summary=variational,sink=2")
-    exact = dense_output(form, Inputs(*(x.double() for x in inputs)))
+    exact = dense_output(form, exactly(inputs))
     plain = worst(dense_output(form, inputs), exact)
     rounding = torch.finfo(torch.float16).eps * float(exact.detach().abs().max())
-    found = compared(form, inputs)
+    found = errors("summary=variational,sink=2", inputs)
     assert found[0] <= 2 * plain + 8 * rounding
     assert max(found[1:]) < 4e-3
 
 
+def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
+    from patterns.kernels import logsparse_operator
+
+    inputs, form = drawn(20), spelled("summary=mean")
+
+    def twice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return 2 * form.attend(q, k, v, backend="triton")
+
+    found = torch.compile(twice, backend="aot_eager", fullgraph=True)(*inputs)
+    wanted = twice(*inputs)
+    assert worst(found, wanted) == 0
+    pairs = zip(gradients(found, inputs), gradients(wanted, inputs), strict=True)
+    assert max(worst(x, y) for x, y in pairs) == 0
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        logsparse_operator._forward, (*inputs, 1, 0, 0, "mean", True, 0.25), test_utils=checks
+    )
+
+
 def test_leaves_that_no_tile_can_hold_are_refused():
-    q, k, v = draw_inputs(20, dtype=torch.float32)
+    q, k, v = drawn(20)
     with pytest.raises(Unsupported, match="a power of two tokens, not block=3"):
         spelled("block=3").attend(q, k, v, backend="triton")
     assert spelled("block=3").implementation(q, k, v).backend == "sdpa"
