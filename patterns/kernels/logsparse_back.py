@@ -131,9 +131,9 @@ def _regions(
             ROWS=16, **shape,
             num_warps=4,
         )  # fmt: skip
-    parts = (lists, call.chunks if several else 0, shape["LEVELS"], dim)
-    part_query = torch.empty(parts, **single)
-    part_first = torch.empty(parts if kind == 0 else (0,), device=q.device, dtype=torch.int32)
+    parts = (lists, call.chunks if several else 0, shape["LEVELS"])
+    part_query = torch.empty(*parts, dim, **single)
+    part_first = torch.empty(*parts, dim if kind == 0 else 0, device=q.device, dtype=torch.int32)
     logsparse_back_regions.summary_gradients[(lists * call.chunks,)](
         k, v, pooled, region_key, local_lse, grad_key, grad_value, grad_bias, middle,
         grad_query, first_key, part_query, part_first, *k.stride()[:3], *v.stride()[:3],

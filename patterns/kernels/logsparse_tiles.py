@@ -37,7 +37,7 @@ class Tiles:
     queries: Launch
 
 
-def _cut(rows: int, chunk: int = 256, **launches: tuple[int, int]) -> Tiles:
+def _cut(rows: int, chunk: int, /, **launches: tuple[int, int]) -> Tiles:
     """Each launch is a pair, warps and stages."""
     pairs = {name: Launch(warps=warps, stages=n) for name, (warps, n) in launches.items()}
     return Tiles(rows=rows, chunk=chunk, most=128, **pairs)
@@ -46,6 +46,7 @@ def _cut(rows: int, chunk: int = 256, **launches: tuple[int, int]) -> Tiles:
 _HALF = {  # by width of a head
     64: _cut(
         64,
+        256,
         pool=(4, 3),
         weigh=(4, 3),
         attend=(4, 2),
@@ -56,6 +57,7 @@ _HALF = {  # by width of a head
     ),
     128: _cut(
         64,
+        256,
         pool=(4, 3),
         weigh=(4, 3),
         attend=(8, 2),
@@ -66,6 +68,7 @@ _HALF = {  # by width of a head
     ),
     256: _cut(
         32,
+        256,
         pool=(4, 2),
         weigh=(4, 2),
         attend=(8, 1),
@@ -76,11 +79,8 @@ _HALF = {  # by width of a head
     ),
 }
 _KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
-_SINGLE = {
-    64: _cut(32, **dict.fromkeys(_KERNELS, (4, 1))),
-    128: _cut(32, **dict.fromkeys(_KERNELS, (8, 1))),
-    256: _cut(16, **dict.fromkeys(_KERNELS, (8, 1))),
-}
+# Float32 is not multiplied by tensor cores: small tiles, and many warps to hold them.
+_EXACT = _cut(16, 256, **dict.fromkeys(_KERNELS, (8, 1)))
 # Small: several tiles and chunks at small lengths.
 _INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
 
@@ -90,4 +90,4 @@ def tiles(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles for heads of this width (a power of two)."""
     if device.type == "cpu":
         return _INTERPRETED
-    return (_SINGLE if dtype == torch.float32 else _HALF)[max(width, 64)]
+    return _EXACT if dtype == torch.float32 else _HALF[max(width, 64)]
