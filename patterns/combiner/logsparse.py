@@ -23,6 +23,7 @@ from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.dyadic import Dyadic, levels
 from patterns.combiner.summary import SummaryKind
+from patterns.fused import triton_refusal
 from patterns.pieces import attend_pieces
 
 
@@ -46,6 +47,7 @@ class CombinerLogsparse(CombinerPattern):
     name: ClassVar = "combiner-logsparse"
     paper: ClassVar = replace(PAPER, section="4.2")
     tiny: ClassVar = {"block": 1}
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def __post_init__(self) -> None:
         require_positive(self, "block")
@@ -71,6 +73,32 @@ class CombinerLogsparse(CombinerPattern):
         label = 2 * (leaf >> level) + 1 << level
         direct = (leaf >= bound) | (self.block << level == 1)
         return label.masked_fill(direct, DIRECT)
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        if backend != "triton":
+            return super()._refusal(backend, q)
+        if self.block & (self.block - 1) and self.block < q.shape[2]:
+            return (
+                f"the Triton kernels take leaves of a power of two tokens, not block={self.block}; "
+                "use backend sdpa or eager"
+            )
+        return triton_refusal(q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels import logsparse, logsparse_call, logsparse_operator
+
+        form = logsparse_call.Logsparse(
+            block=self.block,
+            near=self.near,
+            sink=self.sink,
+            kind=self.summary,
+            causal=self.causal,
+            scale=scale,
+        )
+        attend = logsparse_operator.attend if torch.compiler.is_compiling() else logsparse.attend
+        return attend(q, k, v, form)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         back, ahead = (

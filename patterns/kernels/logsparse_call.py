@@ -1,0 +1,137 @@
+"""What is worked out once for all launches of a call of Combiner-Logsparse."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from patterns.kernels.launching import precision
+from patterns.kernels.logsparse_tiles import Tiles, tiles
+
+KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
+_LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logsparse:
+    """A resolved Combiner-Logsparse: `block` a power of two, `scale` the factor on the scores."""
+
+    block: int
+    near: int
+    sink: int
+    kind: str
+    causal: bool
+    scale: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """Sizes and constants that all launches of a call share."""
+
+    q: Tensor
+    k: Tensor
+    form: Logsparse
+
+    @property
+    def lines(self) -> int:
+        return self.q.shape[0] * self.q.shape[1]
+
+    @property
+    def group(self) -> int:
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def sides(self) -> int:
+        return 1 if self.form.causal else 2
+
+    @property
+    def width(self) -> int:
+        return max(16, power(self.q.shape[3]))
+
+    @property
+    def tiles(self) -> Tiles:
+        return tiles(self.width, self.q.dtype, self.q.device)
+
+    @property
+    def block(self) -> int:
+        """Tokens of a leaf; a sequence of one leaf is one whatever its length."""
+        block, length = self.form.block, self.q.shape[2]
+        return block if block < length else power(length)
+
+    @property
+    def unit(self) -> int:
+        """Tokens that no region of `logsparse_regions` divides."""
+        return max(self.block, self.tiles.rows)
+
+    @property
+    def lag(self) -> int:
+        """How far the bound of a query is behind its leaf."""
+        return min(self.form.near, -(-self.q.shape[2] // self.block)) * self.block
+
+    @property
+    def sink(self) -> int:
+        return min(self.form.sink, self.q.shape[2])
+
+    @property
+    def front(self) -> int:
+        """How many places lie in the first tile before query 0."""
+        return -self.lag % self.tiles.rows
+
+    @property
+    def units(self) -> int:
+        """Units of each side in regions that some query reads."""
+        return max(0, -(-(self.q.shape[2] - self.lag) // self.unit) - 1)
+
+    @property
+    def chunk_units(self) -> int:
+        cut = self.tiles
+        return max(1, cut.chunk // self.unit, power(-(-self.units // cut.most)))
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.units // self.chunk_units)
+
+    @property
+    def biased(self) -> bool:
+        return KINDS[self.form.kind] >= KINDS["mean+size"]
+
+    @property
+    def scale(self) -> float:
+        return self.form.scale * _LOG2E
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Constants that every kernel takes."""
+        return {"UNIT": self.unit, "DIM": self.q.shape[3]}
+
+    @property
+    def weighing(self) -> dict[str, Any]:
+        """Constants of the kernels that go over all regions."""
+        levels = 16 if self.units < 1 << 16 else 32
+        return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Constants of the kernels whose programs have a tile of queries."""
+        form, rows = self.form, self.tiles.rows
+        return {
+            **self.shape,
+            "WIDTH": self.width,
+            "LEVELS": 16 if self.units < 1 << 16 else 32,
+            "BLOCK": self.block,
+            "GROUP": self.group,
+            "T": rows,
+            "KIND": KINDS[form.kind],
+            "CAUSAL": form.causal,
+            "ALONE": self.block == 1 and self.lag == 0,
+            "OWN": self.lag == 0,
+            "INNER": self.block < rows and self.q.shape[2] - self.lag > self.block,
+            "OUTER": self.units > 0,
+            "SINKS": self.sink > 0,
+            "PRECISION": precision(self.q),
+        }
+
+
+def power(count: int) -> int:
+    """The least power of two that is no less."""
+    return 1 << max(0, count - 1).bit_length()

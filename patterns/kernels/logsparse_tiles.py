@@ -1,0 +1,93 @@
+"""Tile sizes for Combiner-Logsparse, for Hopper and 16-bit numbers; safe ones elsewhere."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a kernel is compiled: warps of a program, tiles in flight."""
+
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How a call is cut.
+
+    rows: of a tile of queries, which is also how many tokens the regions inside a tile span.
+    chunk: tokens of a chunk, at least.
+    most: chunks, at most.
+    pool, weigh, attend: the three forward kernels that read tokens.
+    reads, summaries, tokens, queries: the four backward ones, in their order.
+    """
+
+    rows: int
+    chunk: int
+    most: int
+    pool: Launch
+    weigh: Launch
+    attend: Launch
+    reads: Launch
+    summaries: Launch
+    tokens: Launch
+    queries: Launch
+
+
+def _cut(rows: int, chunk: int, /, **launches: tuple[int, int]) -> Tiles:
+    """Each launch is a pair, warps and stages."""
+    pairs = {name: Launch(warps=warps, stages=n) for name, (warps, n) in launches.items()}
+    return Tiles(rows=rows, chunk=chunk, most=128, **pairs)
+
+
+_HALF = {  # by width of a head
+    64: _cut(
+        64,
+        256,
+        pool=(4, 3),
+        weigh=(4, 3),
+        attend=(4, 2),
+        reads=(4, 2),
+        summaries=(4, 2),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
+    128: _cut(
+        64,
+        256,
+        pool=(4, 3),
+        weigh=(4, 3),
+        attend=(8, 2),
+        reads=(4, 2),
+        summaries=(4, 2),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
+    256: _cut(
+        32,
+        256,
+        pool=(4, 2),
+        weigh=(4, 2),
+        attend=(8, 1),
+        reads=(8, 1),
+        summaries=(8, 1),
+        tokens=(8, 1),
+        queries=(8, 1),
+    ),
+}
+_KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
+# Float32 is not multiplied by tensor cores: small tiles, and many warps to hold them.
+_EXACT = _cut(16, 256, **dict.fromkeys(_KERNELS, (8, 1)))
+# Small: several tiles and chunks at small lengths.
+_INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
+
+
+@functools.lru_cache
+def tiles(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
+    """The tiles for heads of this width (a power of two)."""
+    if device.type == "cpu":
+        return _INTERPRETED
+    return _EXACT if dtype == torch.float32 else _HALF[max(width, 64)]

@@ -1,0 +1,147 @@
+"""The Triton kernels of Combiner-Logsparse in Triton's interpreter, against the map in float64.
+
+Here tiles are 16 tokens and chunks 32, so that short sequences have regions of every kind: inside
+a tile, inside a chunk, and put together from several chunks.
+"""
+
+import pytest
+import torch
+from contract import Inputs, dense_output, draw_inputs, gradients, worst
+
+from attnbench import pattern
+from patterns.base import Pattern
+from patterns.errors import Unsupported
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+
+FORWARD = [
+    "summary=mean",
+    *(f"summary={kind},causal=false" for kind in ("mean+size", "variational")),
+    "near=3,sink=20,causal=false",  # the sinks empty regions of every kind
+    "block=4,near=5,sink=20",  # tiles before the first run
+    "block=32,sink=3,summary=mean+size",
+]
+BOTH = [
+    "summary=max",
+    "summary=mean+size",
+    "summary=max,causal=false",
+    "near=3,sink=20,summary=mean,causal=false",
+    "block=4,near=3,sink=2,summary=variational",  # queries and their runs in different tiles
+    "block=32,near=1",  # leaves longer than a tile
+    "block=600",  # one leaf
+]
+
+
+@pytest.fixture(autouse=True)
+def poisoned(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill what the kernels are to write with NaN, so that nothing unwritten passes for zero."""
+    from patterns.kernels import logsparse
+
+    def poison(x: torch.Tensor) -> torch.Tensor:
+        return x.fill_(torch.nan) if x.is_floating_point() else x.fill_(-(1 << 20))
+
+    real, original = torch.empty, logsparse.empty_results
+    monkeypatch.setattr(
+        logsparse, "empty_results", lambda *args: tuple(poison(x) for x in original(*args))
+    )
+    monkeypatch.setattr(
+        logsparse.torch, "empty", lambda *size, **options: poison(real(*size, **options))
+    )
+
+
+def spelled(parameters: str) -> Pattern:
+    return pattern(f"combiner-logsparse[{parameters}]" if parameters else "combiner-logsparse")
+
+
+def drawn(length: int, **sizes: object) -> Inputs:
+    """One sequence of one head, unless told otherwise."""
+    options = {"dim": 16, "heads": 1, "dtype": torch.float32, **sizes}
+    return Inputs(*(x.detach()[:1].requires_grad_() for x in draw_inputs(length, **options)))
+
+
+def exactly(inputs: Inputs) -> Inputs:
+    return Inputs(*(x.detach().double().requires_grad_() for x in inputs))
+
+
+def forward_error(parameters: str, inputs: Inputs) -> float:
+    form = spelled(parameters)
+    with torch.no_grad():
+        found = form.attend(*inputs, backend="triton")
+        return worst(found, dense_output(form, exactly(inputs)))
+
+
+def errors(parameters: str, inputs: Inputs) -> list[float]:
+    """The largest errors of the output and of the three gradients."""
+    form, exact = spelled(parameters), exactly(inputs)
+    found, wanted = form.attend(*inputs, backend="triton"), dense_output(form, exact)
+    pairs = zip(gradients(found, inputs), gradients(wanted, exact), strict=True)
+    return [worst(found, wanted), *(worst(x, y) for x, y in pairs)]
+
+
+@pytest.mark.parametrize("parameters", FORWARD)
+def test_the_forward_kernels_agree_with_the_dense_map(parameters: str):
+    assert forward_error(parameters, drawn(75, contiguous=False)) < 4e-6
+
+
+@pytest.mark.parametrize("parameters", BOTH)
+def test_the_kernels_and_their_gradients_agree_with_the_dense_map(parameters: str):
+    assert max(errors(parameters, drawn(75, contiguous=False))) < 4e-6
+
+
+@pytest.mark.parametrize("kind", ["max", "variational"])
+def test_longer_regions_are_put_together_from_chunks(kind: str):
+    assert forward_error(f"summary={kind}", drawn(150)) < 4e-6
+
+
+@pytest.mark.parametrize("length", [1, 2, 17])
+def test_any_length(length: int):
+    assert max(errors("causal=false", drawn(length))) < 4e-6
+
+
+@pytest.mark.parametrize("dim", [8, 33])
+def test_heads_of_any_width_and_shared_keys(dim: int):
+    inputs = drawn(35, dim=dim, heads=2, kv_heads=1)
+    assert max(errors("sink=2,summary=mean", inputs)) < 4e-6
+
+
+def test_equal_maxima_go_to_the_first():
+    coarse = Inputs(*((x.detach() * 2).round().div(2).requires_grad_() for x in drawn(50)))
+    assert max(errors("causal=false", coarse)) < 4e-6
+
+
+def test_half_precision():
+    inputs = drawn(50, dtype=torch.float16)
+    form = spelled("summary=variational,sink=2")
+    exact = dense_output(form, exactly(inputs))
+    plain = worst(dense_output(form, inputs), exact)
+    rounding = torch.finfo(torch.float16).eps * float(exact.detach().abs().max())
+    found = errors("summary=variational,sink=2", inputs)
+    assert found[0] <= 2 * plain + 8 * rounding
+    assert max(found[1:]) < 4e-3
+
+
+def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
+    from patterns.kernels import logsparse_operator
+
+    inputs, form = drawn(20), spelled("summary=mean")
+
+    def twice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return 2 * form.attend(q, k, v, backend="triton")
+
+    found = torch.compile(twice, backend="aot_eager", fullgraph=True)(*inputs)
+    wanted = twice(*inputs)
+    assert worst(found, wanted) == 0
+    pairs = zip(gradients(found, inputs), gradients(wanted, inputs), strict=True)
+    assert max(worst(x, y) for x, y in pairs) == 0
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        logsparse_operator._forward, (*inputs, 1, 0, 0, "mean", True, 0.25), test_utils=checks
+    )
+
+
+def test_leaves_that_no_tile_can_hold_are_refused():
+    q, k, v = drawn(20)
+    with pytest.raises(Unsupported, match="a power of two tokens, not block=3"):
+        spelled("block=3").attend(q, k, v, backend="triton")
+    assert spelled("block=3").implementation(q, k, v).backend == "sdpa"
