@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels import axial_rowmajor
+from patterns.kernels import axial_rowmajor, axial_scripts
 from patterns.kernels.axial_form import Axial
 from patterns.kernels.launching import on_device_of, unit_rows
 
-_PLANS: dict[str, ModuleType] = {"rowmajor": axial_rowmajor}
+
+def _module(form: Axial) -> ModuleType:
+    return axial_rowmajor if form.plan == "rowmajor" else axial_scripts
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> Tensor:
@@ -26,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> Tensor:
 
 def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> tuple[Tensor, ...]:
     """Room for what `forward` returns, in its order."""
-    found: tuple[Tensor, ...] = _PLANS[form.plan].empty_results(q, k, v, form)
+    found: tuple[Tensor, ...] = _module(form).empty_results(q, k, v, form)
     return found
 
 
@@ -35,7 +37,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> tuple[Tensor, ...]:
     q, k, v = (unit_rows(x) for x in (q, k, v))
     results = empty_results(q, k, v, form)
     with on_device_of(q):
-        _PLANS[form.plan].forward(q, k, v, results, form)
+        _module(form).forward(q, k, v, results, form)
     return results
 
 
@@ -46,7 +48,7 @@ def backward(
     q, k, v, grad = (unit_rows(x) for x in (q, k, v, grad))
     found = tuple(torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
     with on_device_of(q):
-        _PLANS[form.plan].backward(grad, q, k, v, kept, found, form)
+        _module(form).backward(grad, q, k, v, kept, found, form)
     dq, dk, dv = found
     return dq, dk, dv
 

@@ -52,7 +52,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, results: tuple[Tensor, ...], form: 
         q_limit=frame.length, limit=_limit(frame, form), tell=1 if form.causal else 2,
     )  # fmt: skip
     if frame.rows > 1:
-        read(frame, q, out, lse, [_far(frame, k, found, form)], down=True, state=True)
+        read(frame, q, out, lse, [_far(frame, k, found, form)], down=True, state=(out, lse))
 
 
 def backward(

@@ -14,6 +14,7 @@ import triton.language as tl
 UPTO = tl.constexpr(0)  # keys at least `shift` before the query
 APART = tl.constexpr(1)  # keys at least `shift` from the query
 ALL = tl.constexpr(2)
+FROM = tl.constexpr(3)  # keys at least `shift` after the query
 
 # Arguments of which a kernel is not compiled once for 1 and once for multiples of 16.
 COUNTS = (
@@ -66,29 +67,53 @@ def spans(first, count, M: tl.constexpr, N: tl.constexpr, SHIFT: tl.constexpr, M
     """Which of the tiles of `count` keys the M queries from `first` on see.
 
     Returns:
-        (low, high, whole, plain, masked): tiles before `low` and from `high` to `whole` are seen
-        whole, `plain` of them; those from `low` to `high`, and the rest, in part: `masked`.
+        (begin, low, high, whole, plain, masked): the `plain` tiles before `low` and from `high` to
+        `whole` are seen whole, the `masked` ones from `begin` to `high`, and a short last one, in
+        part; see `plain_tile` and `masked_tile`.
     """
     whole = count // N
     tiles = (count + N - 1) // N
-    if MASK == ALL:
-        low = whole
-        high = tiles
-        plain = whole
-        masked = tiles - whole
-    else:
+    begin = whole
+    low = whole
+    high = whole
+    if MASK == UPTO:
         low = tl.minimum(tl.maximum(first - SHIFT + 1, 0) // N, whole)
-        if MASK == UPTO:
-            last = (tl.maximum(first + M - SHIFT, 0) + N - 1) // N
-        else:
-            last = (first + M + SHIFT - 1 + N - 1) // N
+        begin = low
+        last = (tl.maximum(first + M - SHIFT, 0) + N - 1) // N
         high = tl.minimum(tl.maximum(last, low), tiles)
-        plain = low
-        masked = high - low
-        if MASK == APART:
-            plain += whole - tl.minimum(high, whole)
-            masked += tiles - tl.maximum(high, whole)
-    return low, high, whole, plain, masked
+    if MASK == APART:
+        low = tl.minimum(tl.maximum(first - SHIFT + 1, 0) // N, whole)
+        begin = low
+        high = tl.minimum((first + M + SHIFT - 1 + N - 1) // N, tiles)
+    if MASK == FROM:
+        low = whole * 0
+        begin = tl.minimum((first + SHIFT) // N, tiles)
+        high = tl.minimum((first + M - 1 + SHIFT + N - 1) // N, tiles)
+    plain = low
+    masked = high - begin
+    if MASK == ALL:
+        masked = tiles - whole
+    elif MASK != UPTO:
+        plain += whole - tl.minimum(high, whole)
+        masked += tiles - tl.maximum(high, whole)
+    return begin, low, high, whole, plain, masked
+
+
+@triton.jit
+def plain_tile(step, low, high):
+    """The number of a tile that is seen whole."""
+    return tl.where(step < low, step, step - low + high)
+
+
+@triton.jit
+def masked_tile(step, begin, high, whole, masked, MASK: tl.constexpr):
+    """The number of a tile that is seen in part: first one that every query sees some key of."""
+    if MASK == FROM:
+        short = masked - (high - begin)
+        tile = tl.where(step < short, whole, high - 1 - step + short)
+    else:
+        tile = tl.where(step < high - begin, begin + step, whole)
+    return tile
 
 
 @triton.jit
@@ -113,7 +138,15 @@ def reader_spans(
         low = tl.minimum(tl.maximum(first - SHIFT + 1, 0) // M, tiles)
         begin = low
         high = tl.minimum((first + N + SHIFT - 1 + M - 1) // M, tiles)
-    return begin, low, high, low + tiles - high, high - begin
+    if MASK == FROM:
+        low = tl.minimum(tl.maximum(first - SHIFT + 1, 0) // M, tiles)
+        begin = low
+        last = (tl.maximum(first + N - SHIFT, 0) + M - 1) // M
+        high = tl.minimum(tl.maximum(last, low), tiles)
+    plain = low
+    if MASK != FROM:
+        plain += tiles - high
+    return begin, low, high, plain, high - begin
 
 
 @triton.jit
@@ -122,6 +155,8 @@ def may_read(key, query, count, SHIFT: tl.constexpr, MASK: tl.constexpr):
     seen = key < count
     if MASK == UPTO:
         seen = seen & (key <= query - SHIFT)
+    if MASK == FROM:
+        seen = seen & (key >= query + SHIFT)
     if MASK == APART:
         seen = seen & ((key <= query - SHIFT) | (key >= query + SHIFT))
     return seen

@@ -15,7 +15,9 @@ from patterns.kernels.lines import (
     along,
     count_of,
     line_start,
+    masked_tile,
     may_read,
+    plain_tile,
     reader_spans,
     spans,
 )
@@ -90,9 +92,9 @@ def query_source(
     PRECISION: tl.constexpr,
 ):
     """Add what the keys of one source give to the gradient of the queries."""
-    low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
+    begin, low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
     for step in range(plain):
-        start = tl.where(step < low, step, step - low + high) * N
+        start = plain_tile(step, low, high) * N
         keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, False)
         values = load_tile(v, start, count, v_step, DIM, N, WIDTH, False)
         extra = 0.0
@@ -104,7 +106,7 @@ def query_source(
         )  # fmt: skip
     query = first + tl.arange(0, M)
     for step in range(masked):
-        start = tl.where(step < high - low, low + step, whole) * N
+        start = masked_tile(step, begin, high, whole, masked, MASK) * N
         keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, True)
         values = load_tile(v, start, count, v_step, DIM, N, WIDTH, True)
         key = start + tl.arange(0, N)
@@ -126,6 +128,7 @@ def query_gradients(
     out,  # [B * H, places, D]; FIRST
     lse,  # [B * H, places]
     delta,  # [B * H, places]: written if FIRST
+    twin_delta,  # TWIN
     grad_key,  # [B * H, places, D]; WEIGHED
     grad_bias,  # [B * H, places]; ENTROPY
     dq,  # [B * H, dq_places, D]
@@ -164,6 +167,7 @@ def query_gradients(
     heads,
     DOWN: tl.constexpr,
     FIRST: tl.constexpr,
+    TWIN: tl.constexpr,  # `out` is the mean of two results, and `twin_delta` belongs to the other
     ADD: tl.constexpr,  # to what `dq` holds
     WEIGHED: tl.constexpr,
     ENTROPY: tl.constexpr,
@@ -217,6 +221,8 @@ def query_gradients(
     if FIRST:
         result = load_tile(out + base * DIM, first, end, width, DIM, M, WIDTH, True)
         product = tl.sum(result.to(tl.float32) * grads.to(tl.float32), 1)
+        if TWIN:
+            product = 2.0 * product - tl.load(twin_delta + number, mask=row < end, other=0.0)
         tl.store(delta + number, product, mask=row < end)
     else:
         product = tl.load(delta + number, mask=row < end, other=0.0)
@@ -366,6 +372,7 @@ def key_gradients(
     rows,
     columns,
     scale,
+    lift,
     heads,
     DOWN: tl.constexpr,
     MASK: tl.constexpr,
@@ -442,7 +449,7 @@ def key_gradients(
                 DIM, M, WIDTH, True, BIASED, WEIGHED, ENTROPY, PRECISION,
             )  # fmt: skip
         for step in range(plain):
-            start = tl.where(step < low, step, step - low + high) * M
+            start = plain_tile(step, low, high) * M
             found_k, found_v, found_bias = key_step(
                 found_k, found_v, found_bias, keys, values, biases, ours, theirs,
                 grad_key + base * DIM, grad_bias + base, lse + base, delta + base,
@@ -465,7 +472,7 @@ def key_gradients(
             product += tl.sum(key.to(tl.float32) * found_k, 1)
             if BIASED:
                 local = tl.load(far_lse + number, mask=row < end, other=0.0)
-                product -= found_bias * (local - biases) / _LOG2E
+                product -= found_bias * (local + lift - biases) / _LOG2E
                 tl.store(far_bias_grad + number, found_bias, mask=row < end)
         tl.store(far_delta + number, product, mask=row < end)
     base = head_line.to(tl.int64) * dk_places + token

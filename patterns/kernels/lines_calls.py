@@ -15,7 +15,7 @@ from patterns.kernels.launching import precision
 from patterns.kernels.lines_tiles import Work, line_tiles
 from patterns.kernels.tuned import Tiles
 
-UPTO, APART, ALL = 0, 1, 2
+UPTO, APART, ALL, FROM = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ class Source:
 
     key, value: [B, Hq or Hkv, L or P, D].
     bias: [B, Hq, P], added to the scores, in units of log 2.
-    mask: UPTO (keys at least `shift` before the query), APART (on either side) or ALL.
+    mask: UPTO (keys at least `shift` before the query), FROM (after it), APART (on either side)
+        or ALL.
     line: how many lines on from the queries the keys lie.
     limit: tokens from here on are none.
     """
@@ -126,17 +127,19 @@ def read(
     sources: list[Source],
     *,
     down: bool,
-    state: bool,
+    state: tuple[Tensor, Tensor] | None,
+    other: Tensor | None = None,
 ) -> None:
     """Write to `out` and `lse` what the queries see of one or two sources along their lines.
 
     Args:
-        state: go on from what `out` and `lse` hold.
+        state: an output and log-sum-exps to go on from; they may be `out` and `lse`.
+        other: write the mean of the result and this.
     """
     first, second = sources[0], sources[-1]
     tiles = frame.tiles("read", down)
     lines_forward.attend_lines[(frame.programs(down, tiles.queries),)](
-        q, out, lse,
+        q, out, lse, *((out, lse) if state is None else state), out if other is None else other,
         first.key, first.value, _bias(first, lse),
         second.key, second.value, _bias(second, lse),
         *q.stride()[:3],
@@ -144,7 +147,7 @@ def read(
         *second.key.stride()[:3], *second.value.stride()[:3],
         frame.length, frame.rows, frame.columns, first.limit, second.limit,
         frame.base2, frame.heads,
-        DOWN=down, STATE=state, SOURCES=len(sources),
+        DOWN=down, STATE=state is not None, AVERAGE=other is not None, SOURCES=len(sources),
         **_constants(frame, first, "A"),
         **_constants(frame, second, "B"),
         M=tiles.queries, N=tiles.keys,
@@ -214,6 +217,7 @@ def summarise(
     q_limit: int,
     limit: int,
     tell: int = 0,
+    lift: float = 0.0,
 ) -> None:
     """Every token asks its line: values, log-sum-exps and (`weighed`) keys and biases of it.
 
@@ -224,12 +228,13 @@ def summarise(
             for keys, it is that of the token.
         q_limit: tokens from here on ask as the last one of their line does.
         limit: tokens before it ask.
+        lift: of all biases, in units of log 2.
     """
     tiles = frame.tiles("summarise", down)
     lines_forward.summarise_lines[(frame.programs(down, tiles.queries),)](
         q, k, v, found.value, found.key, found.bias, found.lse, *told,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-        frame.length, frame.rows, frame.columns, q_limit, limit, frame.base2, frame.heads,
+        frame.length, frame.rows, frame.columns, q_limit, limit, frame.base2, lift, frame.heads,
         DOWN=down, MASK=mask, SHIFT=shift,
         WEIGHED=weighed, ENTROPY=found.bias.numel() > 0,
         COPIED=found.key.numel() > 0 and not weighed,
@@ -269,18 +274,20 @@ def query_gradients(
     down: bool,
     add: bool,
     out: Tensor | None = None,
+    twin: Tensor | None = None,
 ) -> None:
     """Gradients of the queries [B, H, L or P, D] from one or two sources along their lines.
 
     Args:
         add: to what `dq` holds.
         out: the output, if `asked.delta` is still to be written.
+        twin: `out` is the mean of two results, and this is the delta of the other one.
     """
     first, second = sources[0], sources[-1]
     tiles = frame.tiles("queries", down)
     lines_backward.query_gradients[(frame.programs(down, tiles.queries),)](
         asked.q, asked.grad, asked.grad if out is None else out, asked.lse, asked.delta,
-        *_weighed(asked), dq,
+        asked.delta if twin is None else twin, *_weighed(asked), dq,
         first.key, first.value, _bias(first, asked.lse),
         second.key, second.value, _bias(second, asked.lse),
         *asked.q.stride()[:3], *asked.grad.stride()[:3],
@@ -288,7 +295,7 @@ def query_gradients(
         *second.key.stride()[:3], *second.value.stride()[:3],
         asked.lse.shape[2], dq.shape[2], asked.limit, frame.rows, frame.columns,
         first.limit, second.limit, frame.base2, frame.heads,
-        DOWN=down, FIRST=out is not None, ADD=add,
+        DOWN=down, FIRST=out is not None, TWIN=twin is not None, ADD=add,
         WEIGHED=asked.grad_key is not None, ENTROPY=asked.grad_bias is not None,
         SOURCES=len(sources),
         **_constants(frame, first, "A"),
@@ -353,7 +360,14 @@ class SummaryGradients:
 
 
 def summary_gradients(
-    frame: Frame, asked: Asked, source: Source, found: Summaries, *, down: bool, weighed: bool
+    frame: Frame,
+    asked: Asked,
+    source: Source,
+    found: Summaries,
+    *,
+    down: bool,
+    weighed: bool,
+    lift: float = 0.0,
 ) -> SummaryGradients:
     """Gradients of the summaries that a source is, for each query head."""
     value = torch.empty_like(found.value)
@@ -369,7 +383,7 @@ def summary_gradients(
         frame, asked, source, gradients.key, value,
         (found.value, found.key if weighed else found.value, found.lse, gradients.delta, bias_grad),
         asked.grad,
-        down=down, ADD=False, MORE=False, LOOP=1, TOLD=True, WEIGHED_KEY=weighed,
+        down=down, ADD=False, MORE=False, LOOP=1, TOLD=True, WEIGHED_KEY=weighed, lift=lift,
     )  # fmt: skip
     return gradients
 
@@ -384,6 +398,7 @@ def _key_gradients(
     more: Tensor,
     *,
     down: bool,
+    lift: float = 0.0,
     **flags: Any,
 ) -> None:
     tiles = frame.tiles("keys", down)
@@ -394,7 +409,7 @@ def _key_gradients(
         *asked.q.stride()[:3], *asked.grad.stride()[:3],
         *source.key.stride()[:3], *source.value.stride()[:3],
         asked.lse.shape[2], dk.shape[2], asked.limit, source.limit, frame.rows, frame.columns,
-        frame.base2, frame.heads,
+        frame.base2, lift, frame.heads,
         DOWN=down, MASK=source.mask, SHIFT=source.shift, LINE=source.line,
         BIASED=source.bias is not None,
         KEY_GROUP=frame.heads // source.key.shape[1],

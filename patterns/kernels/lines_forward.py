@@ -9,13 +9,14 @@ import triton
 import triton.language as tl
 
 from patterns.kernels.lines import (
-    ALL,
     COUNTS,
     UPTO,
     along,
     count_of,
     line_start,
+    masked_tile,
     may_read,
+    plain_tile,
     spans,
 )
 from patterns.kernels.tiles import load_tile, softmax_step, store_tile
@@ -46,9 +47,9 @@ def attend_source(
     PRECISION: tl.constexpr,
 ):
     """Add what the M queries from `first` on see of `count` keys to their running softmax."""
-    low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
+    begin, low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
     for step in range(plain):
-        start = tl.where(step < low, step, step - low + high) * N
+        start = plain_tile(step, low, high) * N
         keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, False)
         values = load_tile(v, start, count, v_step, DIM, N, WIDTH, False)
         extra = 0.0
@@ -60,7 +61,7 @@ def attend_source(
         )  # fmt: skip
     query = first + tl.arange(0, M)
     for step in range(masked):
-        start = tl.where(step < high - low, low + step, whole) * N
+        start = masked_tile(step, begin, high, whole, masked, MASK) * N
         keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, True)
         values = load_tile(v, start, count, v_step, DIM, N, WIDTH, True)
         key = start + tl.arange(0, N)
@@ -80,6 +81,9 @@ def attend_lines(
     q,
     out,  # [B * H, L, D]
     lse,  # [B * H, L]
+    state,  # [B * H, L, D], as what follows may be `out` itself; STATE
+    state_lse,
+    other,  # AVERAGE
     key_a,
     value_a,
     bias_a,  # [B * H, P]
@@ -109,7 +113,8 @@ def attend_lines(
     scale,
     heads,
     DOWN: tl.constexpr,
-    STATE: tl.constexpr,  # go on from what `out` and `lse` hold
+    STATE: tl.constexpr,  # go on from there
+    AVERAGE: tl.constexpr,  # write the mean of the result and another one
     SOURCES: tl.constexpr,  # one or both
     MASK_A: tl.constexpr,
     SHIFT_A: tl.constexpr,
@@ -157,9 +162,11 @@ def attend_lines(
     lse_place = row * along(1, columns, DOWN)
     out_step = along(DIM, columns, DOWN)
     if STATE:
-        peak = tl.load(lse + lse_place, mask=row < end, other=0.0)
+        peak = tl.load(state_lse + base + lse_place, mask=row < end, other=0.0)
         total = tl.full([M], 1.0, tl.float32)
-        accumulator = load_tile(out, first, end, out_step, DIM, M, WIDTH, True).to(tl.float32)
+        accumulator = load_tile(state + base * DIM, first, end, out_step, DIM, M, WIDTH, True).to(
+            tl.float32
+        )
     else:
         peak = tl.full([M], float("-inf"), tl.float32)
         total = tl.full([M], 0.0, tl.float32)
@@ -193,7 +200,11 @@ def attend_lines(
             DIM, M, N, WIDTH, SHIFT_B, MASK_B, BIASED_B, PRECISION,
         )  # fmt: skip
 
-    store_tile(out, accumulator / total[:, None], first, end, out_step, DIM, M, WIDTH)
+    result = accumulator / total[:, None]
+    if AVERAGE:
+        twin = load_tile(other + base * DIM, first, end, out_step, DIM, M, WIDTH, True)
+        result = 0.5 * (result + twin.to(tl.float32))
+    store_tile(out, result, first, end, out_step, DIM, M, WIDTH)
     tl.store(lse + lse_place, peak + tl.log2(total), mask=row < end)
 
 
@@ -253,6 +264,7 @@ def summarise_lines(
     q_limit,  # tokens from here on ask as the last one of their line does
     limit,  # tokens before it get a summary
     scale,
+    lift,  # of all biases
     heads,
     DOWN: tl.constexpr,
     MASK: tl.constexpr,
@@ -309,7 +321,7 @@ def summarise_lines(
 
     if TELL == 1:
         # Up to the diagonal both softmaxes are the same.
-        low, high, whole, plain, masked = spans(first, count, M, N, 0, UPTO)
+        begin, low, high, whole, plain, masked = spans(first, count, M, N, 0, UPTO)
         for step in range(plain):
             keys = load_tile(k, step * N, count, k_step, DIM, N, WIDTH, False)
             values = load_tile(v, step * N, count, v_step, DIM, N, WIDTH, False)
@@ -341,13 +353,13 @@ def summarise_lines(
                 value, key, total, peak, queries, keys, values, 0, scale,
                 False, WEIGHED, PRECISION,
             )  # fmt: skip
-        low = whole
+        begin = whole
         high = whole
         masked = (count + N - 1) // N - whole
     else:
-        low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
+        begin, low, high, whole, plain, masked = spans(first, count, M, N, SHIFT, MASK)
         for step in range(plain):
-            start = tl.where(step < low, step, step - low + high) * N
+            start = plain_tile(step, low, high) * N
             keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, False)
             values = load_tile(v, start, count, v_step, DIM, N, WIDTH, False)
             value, key, total, peak = summary_step(
@@ -355,7 +367,7 @@ def summarise_lines(
                 False, WEIGHED, PRECISION,
             )  # fmt: skip
     for step in range(masked):
-        start = tl.where(step < high - low, low + step, whole) * N
+        start = masked_tile(step, begin, high, whole, masked, MASK) * N
         keys = load_tile(k, start, count, k_step, DIM, N, WIDTH, True)
         values = load_tile(v, start, count, v_step, DIM, N, WIDTH, True)
         visible = may_read((start + tl.arange(0, N))[None, :], row[:, None], count, SHIFT, MASK)
@@ -375,7 +387,7 @@ def summarise_lines(
         key = key / total[:, None]
         store_tile(far_key + base * DIM, key, first, end, width, DIM, M, WIDTH)
         if ENTROPY:
-            bias = local - scale * tl.sum(key * queries.to(tl.float32), 1)
+            bias = local - scale * tl.sum(key * queries.to(tl.float32), 1) + lift
             tl.store(far_bias + place, bias, mask=row < end)
     if TELL == 2:
         exact = head_line.to(tl.int64) * length + token
