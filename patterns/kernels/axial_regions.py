@@ -116,18 +116,27 @@ def _readings(down: bool, sights: tuple[Sight, ...]) -> tuple[Reading, ...]:
 
 
 def _vertical(frame: Frame, causal: bool) -> tuple[Telling, ...]:
-    above = Telling(region="before", down=True, limit=frame.length)
+    limit = min(_read_by_some(frame, causal), frame.length)
+    above = Telling(region="before", down=True, limit=limit)
     below = Telling(region="after", down=True, limit=frame.length)
     return (above,) if causal else (above, below)
 
 
 def _sideways(frame: Frame, form: Axial) -> tuple[Telling, ...]:
-    # Of a short last row queries of all columns read the regions, if any do.
-    limit = frame.length if form.causal else frame.padded
+    limit = _read_by_some(frame, form.causal)
     if form.plan == "vertical":
         return ()
     if form.plan == "horizontal":
         return (Telling(region="others", down=False, limit=limit),)
     left = Telling(region="before", down=False, limit=limit)
-    right = Telling(region="after", down=False, limit=frame.length)
+    right = Telling(region="after", down=False, limit=min(limit, frame.length))
     return (left, right)
+
+
+def _read_by_some(frame: Frame, causal: bool) -> int:
+    """Places before it have a summary that some query reads.
+
+    Causal: all rows but the last one. Otherwise queries of every column read the last row too,
+    however short it is.
+    """
+    return frame.padded - frame.columns if causal else frame.padded
