@@ -1,7 +1,7 @@
 """What the Combiners on a grid share: `columns`, and direct keys beside regions in one softmax."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, CombinerPattern
 from patterns.combiner.grid import Grid
+from patterns.fused import triton_refusal
 from patterns.pieces import Piece, attend_pieces
 
 
@@ -48,6 +49,32 @@ class AxialCombiner(CombinerPattern):
             direct = direct | (query % self.columns == key % self.columns)
         labels = region.masked_fill(direct, DIRECT)
         return labels.masked_fill(key > query, INVISIBLE) if self.causal else labels
+
+    def _fused_plan(self) -> Any:
+        """Which plan of the fused kernels this is: a `patterns.kernels.axial_form.Plan`."""
+        raise NotImplementedError
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        if backend != "triton":
+            return super()._refusal(backend, q)
+        if self.sink or self.near:
+            return "the fused axial kernels have no sinks and no near rows; use backend sdpa"
+        return triton_refusal(q)
+
+    def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        if backend != "triton":
+            return super()._run(q, k, v, scale, backend)
+        from patterns.kernels import axial, axial_form, axial_operator
+
+        form = axial_form.Axial(
+            plan=self._fused_plan(),
+            columns=min(self.columns, q.shape[2]),
+            kind=self.summary,
+            causal=self.causal,
+            scale=scale,
+        )
+        attend = axial_operator.attend if torch.compiler.is_compiling() else axial.attend
+        return attend(q, k, v, form)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         grid = self.grid(q.shape[2])

@@ -14,7 +14,7 @@ aa#bb####
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class CombinerAxialHorizontal(AxialCombiner):
     name: ClassVar = "combiner-axial-horizontal"
     paper: ClassVar = replace(PAPER, section="4.3")
     tiny: ClassVar = {"columns": 4}
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def partitions(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
         query, key = rows[:, None], torch.arange(length, device=rows.device)
@@ -58,6 +59,16 @@ class CombinerAxialHorizontal(AxialCombiner):
         if self.regions == "split":
             region = 2 * region + (key % self.columns > column)
         return (self._labels(rows, length, region),)
+
+    def _fused_plan(self) -> Any:
+        return "horizontal" if self.regions == "one" else "split"
+
+    def _refusal(self, backend: str, q: Tensor) -> str | None:
+        length, columns = q.shape[2], min(self.resolve(q.shape[2]).columns, q.shape[2])
+        alone = not self.causal and columns > 1 and length % columns == 1
+        if backend == "triton" and self.regions == "one" and alone:
+            return "the fused kernels take no last row of a single token; use backend sdpa"
+        return super()._refusal(backend, q)
 
     def region_pieces(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str

@@ -15,7 +15,7 @@ aaabbb###
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class CombinerAxialRowmajor(AxialCombiner):
     name: ClassVar = "combiner-axial-rowmajor"
     paper: ClassVar = replace(PAPER, section="4.3")
     tiny: ClassVar = {"columns": 4}
+    backends: ClassVar = ("triton", "sdpa", "eager")
     own_column: ClassVar = False
 
     def partitions(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
@@ -79,6 +80,9 @@ class CombinerAxialRowmajor(AxialCombiner):
         key = weighted_sum(local, keys, region, len(regions))
         bias = total - scale * (query * key).sum(dim=-1)
         return key, bias if self.summary == "variational" else torch.zeros_like(total), local
+
+    def _fused_plan(self) -> Any:
+        return "rowmajor"
 
     def region_pieces(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str

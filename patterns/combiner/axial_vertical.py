@@ -14,7 +14,7 @@ ab#ab####
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class CombinerAxialVertical(AxialCombiner):
     name: ClassVar = "combiner-axial-vertical"
     paper: ClassVar = replace(PAPER, section="4.3")
     tiny: ClassVar = {"columns": 4}
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def partitions(self, rows: Tensor, length: int) -> tuple[Tensor, ...]:
         query, key = rows[:, None], torch.arange(length, device=rows.device)
@@ -59,6 +60,9 @@ class CombinerAxialVertical(AxialCombiner):
         below = 2 * length + (row + self.near + 1) * self.columns + column
         region = torch.where(key < query, above, below)
         return (self._labels(rows, length, region),)
+
+    def _fused_plan(self) -> Any:
+        return "vertical"
 
     def region_pieces(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str

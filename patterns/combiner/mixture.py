@@ -17,7 +17,7 @@ ab#ab####
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class CombinerMixture(AxialCombiner):
     name: ClassVar = "combiner-mixture"
     paper: ClassVar = replace(PAPER, section="4.4")
     tiny: ClassVar = {"columns": 4}
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     @property
     def joint(self) -> bool:
@@ -84,6 +85,9 @@ class CombinerMixture(AxialCombiner):
 
     def _multiplicity(self) -> int:
         return 2 if self.joint else 1
+
+    def _fused_plan(self) -> Any:
+        return self.form
 
     def region_pieces(
         self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
