@@ -176,9 +176,9 @@ def unpool_lines(
                 found = tl.load(x + step * x_step, mask=own, other=0.0).to(tl.float32)
                 found = tl.where(own, found, float("-inf"))
                 risen = found > largest
-                next_best = tl.where(risen, largest, found)
-                whose = tl.where(next_best > second, tl.where(risen, who, step), whose)
-                second = tl.maximum(second, next_best)
+                # What was the largest comes before all that equal it.
+                whose = tl.where(risen, who, tl.where(found > second, step, whose))
+                second = tl.where(risen, largest, tl.maximum(second, found))
                 who = tl.where(risen, step, who)
                 apart = tl.where(risen, change, apart)
                 largest = tl.maximum(largest, found)

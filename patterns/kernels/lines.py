@@ -155,8 +155,8 @@ def may_read(key, query, count, SHIFT: tl.constexpr, MASK: tl.constexpr):
     seen = key < count
     if MASK == UPTO:
         seen = seen & (key <= query - SHIFT)
-    if MASK == FROM:
-        seen = seen & (key >= query + SHIFT)
+    if MASK == FROM:  # rows past the end see something, lest their softmax be of nothing
+        seen = seen & ((key >= query + SHIFT) | (query >= count))
     if MASK == APART:
         seen = seen & ((key <= query - SHIFT) | (key >= query + SHIFT))
     return seen
