@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 
 from attnbench import ceilings
 from attnbench.case import AnyCase, Group, as_dict, case_key
+from attnbench.child import Setup
+from attnbench.dask_cluster import Cluster, Scheduler
 from attnbench.guards import with_scaling
 from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
@@ -87,6 +90,7 @@ def run(
     protocol: Protocol | None = None,
     measure: Measure | None = None,
     places: Sequence[Place] = (),
+    scheduler: Scheduler | None = None,
     timeout_s: float | None = None,
     plugins: Sequence[Path] = (),
 ) -> Result:
@@ -101,6 +105,7 @@ def run(
         protocol: how cases are timed.
         measure: what measures a group, in place of this process.
         places: where cases run, each place in a process of its own; none: in this process.
+        scheduler: of the Dask cluster where cases run, in place of places of this machine.
         timeout_s: after so long without a sign of life a case in such a process has hung; None
             chooses by the plan's budget.
         plugins: files with further patterns, which have been loaded here.
@@ -116,34 +121,40 @@ def run(
     code = version(*plugins)
     device = plan.parts[0].device
     with journal(folder) as book, ExitStack() as stack:
-        if places:
+        crew: Crew | Cluster | None = None
+        if places or scheduler:
             if timeout_s is None:
                 timeout_s = min(_LONGEST_HANG_S, max(_SHORTEST_HANG_S, plan.budget_s / 5))
-            crew = stack.enter_context(
-                Crew(
-                    places,
-                    run=folder,
-                    device=device,
-                    version=code,
-                    protocol=protocol,
-                    timeout_s=timeout_s,
-                    plugins=plugins,
-                )
+            setup = Setup(
+                run=folder,
+                version=code,
+                device=device,
+                machine=None,
+                protocol=protocol,
+                plugins=tuple(path.resolve() for path in plugins),
             )
-            found = crew.facts()
-        else:
-            found = facts(torch.device(device))
+            if scheduler:
+                crew = stack.enter_context(Cluster(scheduler, setup, timeout_s))
+            else:
+                crew = stack.enter_context(Crew(places, setup, timeout_s))
+        found = crew.facts() if crew else facts(torch.device(device))
         origin = Origin(version=code, machine=machine_id(found))
         _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
-        origin = replace(origin, ceilings=_ceilings(book, plan, origin))
+        if crew:
+            crew.belongs_to(origin)
+        limits = crew.ceilings if crew else partial(ceilings.measured, torch.device(device))
+        origin = replace(origin, ceilings=_ceilings(book, plan, origin, limits))
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
         missing = sum(len(cases) for _, cases in todo)
         progress = stack.enter_context(closing(Progress(missing)))
-        for text in (*book.said, *(_busy(found["device"]) if missing else ["nothing left to do"])):
+        here = missing and not scheduler
+        for text in (*book.said, *(_busy(found["device"]) if here else ())):
             progress.say(text)
+        if not missing:
+            progress.say("nothing left to do")
         measures: list[Measure] = [measure or Measurer(origin, protocol, folder)]
-        if places:
+        if crew:
             crew.belongs_to(origin)
             measures = [*crew.members]
         hooks = Hooks(
@@ -233,7 +244,12 @@ def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -
         )
 
 
-def _ceilings(book: Journal, plan: Plan, origin: Origin) -> dict[str, Any] | None:
+def _ceilings(
+    book: Journal,
+    plan: Plan,
+    origin: Origin,
+    measured: Callable[[tuple[str, ...]], dict[str, Any]],
+) -> dict[str, Any] | None:
     """What the device can do at most: measured as a run that times something begins, then kept."""
     timed = [part for part in plan.parts if part.passes]
     if not timed:
@@ -243,11 +259,11 @@ def _ceilings(book: Journal, plan: Plan, origin: Origin) -> dict[str, Any] | Non
     dtypes = tuple(sorted({part.dtype for part in timed}))
     before = known.get("ceilings")
     if before is None or set(dtypes) - before["matmul_flops_per_s"].keys():
-        before = ceilings.measured(torch.device(timed[0].device), dtypes)
+        before = measured(dtypes)
         machine = known | {"ceilings": before}
         write_document(book.run, MACHINE, machines | {origin.machine: machine})
         if timed[0].device == "cuda":
-            torch.cuda.empty_cache()  # a worker process needs the memory
+            torch.cuda.empty_cache()
     return before
 
 

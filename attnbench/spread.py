@@ -6,15 +6,20 @@ A group stays in one place, so that its ratios are of one device.
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from attnbench.case import AnyCase, CostCase, Group
+from attnbench.outcome import DeviceLost
 
 Record = dict[str, Any]
 Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[Record]]
 Todo = tuple[Group, Sequence[AnyCase]]
+
+_LOOK_S = 0.5  # how often those who wait look whether somebody asked to stop
+_PATIENCE_S = 60.0  # for a lost place to come back
 
 _SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
     "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
@@ -56,6 +61,18 @@ class Hooks:
     after: Callable[[Group], None]
 
 
+class PlaceLost(RuntimeError):
+    """A place is gone while it measured: what it leaves is done by another one.
+
+    `left` is None where nothing is; `back` says whether the place is there again.
+    """
+
+    def __init__(self, said: str, left: Todo | None, back: Callable[[], bool]) -> None:
+        """Keep what is left, and how to find out."""
+        super().__init__(said)
+        self.left, self.back = left, back
+
+
 def spread(
     groups: Sequence[Todo], measures: Sequence[Measure], budget_s: float, stop: Asked, hooks: Hooks
 ) -> Iterator[Event]:
@@ -65,28 +82,28 @@ def spread(
     time goes to the others.
 
     Raises:
+        DeviceLost: all places are lost, and groups are left.
         Exception: whatever a measurement raises; the other places are then left to the caller.
     """
-    purse = _Purse(groups, budget_s)
+    purse, turns = _Purse(groups, budget_s), _Turns(groups, stop)
     if len(measures) == 1:
-        for group, cases in groups:
-            if stop.asked:
-                return
-            yield from _one(group, cases, measures[0], purse, stop, hooks)
-        return
+        yield from _work(measures[0], turns, purse, stop, hooks)
+    else:
+        yield from _side_by_side(measures, turns, purse, stop, hooks)
+    if turns.waiting() and not stop.asked:
+        raise DeviceLost("all workers are lost: the same command goes on, once there are others")
+
+
+def _side_by_side(
+    measures: Sequence[Measure], turns: "_Turns", purse: "_Purse", stop: Asked, hooks: Hooks
+) -> Iterator[Event]:
+    """A thread for each place."""
     events: queue.SimpleQueue[tuple[Event | None, BaseException | None]] = queue.SimpleQueue()
-    waiting = iter(groups)
-    turn = threading.Lock()
 
     def work(measure: Measure) -> None:
         try:
-            while True:
-                with turn:
-                    todo = None if stop.asked else next(waiting, None)
-                if todo is None:
-                    break
-                for event in _one(*todo, measure, purse, stop, hooks):
-                    events.put((event, None))
+            for event in _work(measure, turns, purse, stop, hooks):
+                events.put((event, None))
             events.put((None, None))
         except BaseException as error:
             events.put((None, error))
@@ -102,6 +119,68 @@ def spread(
             going -= 1
         else:
             yield event
+
+
+def _work(
+    measure: Measure, turns: "_Turns", purse: "_Purse", stop: Asked, hooks: Hooks
+) -> Iterator[Event]:
+    """Group after group in one place, for as long as there are both."""
+    while (todo := turns.take()) is not None:
+        left: Todo | None = None
+        back: Callable[[], bool] | None = None
+        try:
+            yield from _one(*todo, measure, purse, stop, hooks)
+        except PlaceLost as lost:
+            left, back = lost.left, lost.back
+            if left is not None:
+                purse.ask_again(left[1])
+        finally:
+            turns.finished(left)
+        if back is not None and not turns.wait_for(back):
+            return
+
+
+class _Turns:
+    """The groups that wait, and how many are under way: one of those may come back."""
+
+    def __init__(self, groups: Sequence[Todo], stop: Asked) -> None:
+        self._waiting, self._going, self._stop = deque(groups), 0, stop
+        self._changed = threading.Condition()
+
+    def take(self) -> Todo | None:
+        """The next group; None once there are no more, or somebody asked to stop."""
+        with self._changed:
+            while not self._waiting and self._going and not self._stop.asked:
+                self._changed.wait(_LOOK_S)
+            if self._stop.asked or not self._waiting:
+                return None
+            self._going += 1
+            return self._waiting.popleft()
+
+    def finished(self, left: Todo | None) -> None:
+        """A group is no longer under way; what is left of it is next."""
+        with self._changed:
+            self._going -= 1
+            if left is not None:
+                self._waiting.appendleft(left)
+            self._changed.notify_all()
+
+    def waiting(self) -> bool:
+        """Whether groups wait."""
+        with self._changed:
+            return bool(self._waiting)
+
+    def wait_for(self, back: Callable[[], bool]) -> bool:
+        """Whether a lost place came back while there was something to do."""
+        end = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < end and not self._stop.asked:
+            with self._changed:
+                if not self._waiting and not self._going:
+                    return False
+            if back():
+                return True
+            time.sleep(_LOOK_S)
+        return False
 
 
 def _one(
@@ -147,6 +226,11 @@ class _Purse:
             self._left_s -= share_s
             self._taken[id(cases)] = now, share_s
             return share_s
+
+    def ask_again(self, cases: Sequence[AnyCase]) -> None:
+        """Let these cases, which took their share in vain, have one again."""
+        with self._lock:
+            self._weight += weight(cases)
 
     def give_back(self, cases: Sequence[AnyCase]) -> None:
         """Settle what they have really used."""

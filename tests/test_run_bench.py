@@ -85,6 +85,10 @@ def test_options_are_only_what_was_asked_for():
         (("run", "--workers", "0"), "--workers expects a number from 1 to"),
         (("run", "--workers", "two"), "--workers expects a number from 1 to"),
         (("run", "--engine", "inline", "--workers", "1"), "needs worker processes"),
+        (("run", "--engine", "dask"), "needs --scheduler tcp://host:port"),
+        (("run", "--engine", "local", "--scheduler", "tcp://h:1"), "is for --engine dask"),
+        (("run", "--scheduler", "tcp://h:1", "--gpus", "2"), "in a cluster each worker has a GPU"),
+        (("run", "--scheduler", "tcp://h:1", "--workers", "0"), "--workers must be at least 1"),
         (("run", "--timeout", "0"), "--timeout must be more than 0"),
         (("run", "--plugin", "no-such.py", "--engine", "inline"), "expects a Python file"),
         (("run", "--budget", "0"), "--budget must be more than 0"),
@@ -116,8 +120,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 )
 def test_cases_run_inline_unless_processes_are_asked_for(typed: tuple[str, ...], count: int):
     commands = dict.fromkeys(run_bench._COMMANDS, run_bench.run)
-    read = parser(commands).parse_args(["run", *typed])
-    assert len(engine_options(read, "cpu").get("places", ())) == count
+    read = parser(commands).parse_args(["run", "--device", "cpu", *typed])
+    assert len(engine_options(read).get("places", ())) == count
 
 
 def test_statuses_to_retry_may_be_listed():
