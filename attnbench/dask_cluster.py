@@ -142,16 +142,16 @@ def usable(found: Reports, device: str) -> Reports:
             f"the workers of the cluster have torch {' and '.join(torches)}: install the same in "
             "all of them"
         )
-    if device == "cuda":
-        owners: dict[tuple[str, str], str] = {}
-        for one in chosen.values():
-            gpu = (one.gpus or "0").partition(",")[0]
-            if (one.host, gpu) in owners:
-                raise BadInput(
-                    f"the Dask workers {owners[one.host, gpu]} and {one.name} on {one.host} would "
-                    f"share GPU {gpu}: start each with a CUDA_VISIBLE_DEVICES of its own"
-                )
-            owners[one.host, gpu] = one.name
+    owners: dict[str, Report] = {}
+    for one in chosen.values() if device == "cuda" else ():
+        if one.gpu is None:
+            continue
+        if other := owners.get(one.gpu):
+            raise BadInput(
+                f"the Dask workers {other.name} and {one.name} on {one.host} would share a GPU: "
+                "start each with a CUDA_VISIBLE_DEVICES of its own"
+            )
+        owners[one.gpu] = one
     return chosen
 
 

@@ -18,8 +18,9 @@ from attnbench.child import AnyJob, Setup
 from attnbench.isolated import STARTING_S, Isolated, ended_by, step_of
 from attnbench.measure import MAPS, kept
 from attnbench.outcome import DeviceLost, Origin, record
-from attnbench.spread import PlaceLost, Record, without
+from attnbench.spread import Record, without
 from attnbench.steps import Step
+from attnbench.turns import PlaceLost
 from attnbench.worker import Broken
 
 _LOOK_S = 1.0  # how often it looks whether a silent worker is still there

@@ -7,11 +7,11 @@ beside it.
 
 import asyncio
 import importlib
-import os
 import platform
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class Report:
     host: str
     threads: int
     gpu_share: bool  # whether it was started with --resources GPU=1
-    gpus: str | None  # CUDA_VISIBLE_DEVICES
     cuda: bool
+    gpu: str | None  # which one it would use, by its UUID
     torch: str
     version: str | None  # of the code; None where a plugin is not there
     missing: str | None = None  # that plugin
@@ -60,12 +60,18 @@ async def report(plugins: Sequence[Path], dask_worker: Any) -> Report:
         host=platform.node(),
         threads=dask_worker.state.nthreads,
         gpu_share="GPU" in dask_worker.state.total_resources,
-        gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         cuda=torch.cuda.is_available(),
+        gpu=_gpu(torch) if torch.cuda.is_available() else None,
         torch=torch.__version__,
         version=None if missing else version(*plugins),
         missing=missing,
     )
+
+
+def _gpu(torch: Any) -> str | None:
+    with suppress(RuntimeError, AttributeError):
+        return str(torch.cuda.get_device_properties(0).uuid)
+    return None
 
 
 def serve(order: Order) -> None:

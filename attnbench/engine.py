@@ -19,6 +19,7 @@ from attnbench import ceilings
 from attnbench.case import AnyCase, Group, as_dict, case_key
 from attnbench.child import Setup
 from attnbench.dask_cluster import Cluster, Scheduler
+from attnbench.forecast import Forecast
 from attnbench.guards import with_scaling
 from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
@@ -29,7 +30,8 @@ from attnbench.places import Crew, Place
 from attnbench.presets import Plan
 from attnbench.progress import Progress
 from attnbench.records import MACHINE, RUN, SCHEMA, Journal, journal, read_document, write_document
-from attnbench.spread import Began, Hooks, Measure, Record, Todo, spread, without
+from attnbench.spread import Began, Hooks, Measure, Record, spread, without
+from attnbench.turns import Todo
 from attnbench.version import same_code, version
 from patterns.errors import BadInput
 
@@ -146,8 +148,17 @@ def run(
         origin = replace(origin, ceilings=_ceilings(book, plan, origin, limits))
         again = set(retry)
         todo = [(group, _missing(group, book, again)) for group in groups]
-        missing = sum(len(cases) for _, cases in todo)
-        progress = stack.enter_context(closing(Progress(missing)))
+        left = [(group, cases) for group, cases in todo if cases]
+        missing = sum(len(cases) for _, cases in left)
+        progress = stack.enter_context(
+            closing(
+                Progress(
+                    missing,
+                    forecast=Forecast(left, len(crew.members) if crew else 1, plan.budget_s),
+                    ticking=crew is not None,
+                )
+            )
+        )
         here = missing and not scheduler
         for text in (*book.said, *(_busy(found["device"]) if here else ())):
             progress.say(text)
@@ -162,7 +173,6 @@ def run(
             skipped=lambda group, cases: _skipped(cases, group, origin),
             after=_release,
         )
-        left = [(group, cases) for group, cases in todo if cases]
         with Stop(progress.say) as stop:
             for event in spread(left, measures, plan.budget_s, stop, hooks):
                 if isinstance(event, Began):

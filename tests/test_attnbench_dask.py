@@ -26,8 +26,8 @@ from attnbench.measure_cost import Protocol
 from attnbench.outcome import Origin, record
 from attnbench.presets import Plan
 from attnbench.records import read, read_document
-from attnbench.spread import PlaceLost
 from attnbench.steps import Step
+from attnbench.turns import PlaceLost
 from patterns import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -296,7 +296,7 @@ def test_a_worker_that_is_lost_with_nothing_left_asks_for_nothing():
 
 
 REPORT = Report(
-    name="a", host="one", threads=1, gpu_share=False, gpus=None, cuda=True, torch="2.13.0",
+    name="a", host="one", threads=1, gpu_share=False, gpu="GPU-1", cuda=True, torch="2.13.0",
     version="abc+1",
 )  # fmt: skip
 
@@ -321,8 +321,7 @@ def test_a_worker_that_would_measure_something_else_is_refused(found: Any, said:
     ("other", "device", "said"),
     [
         ({"torch": "2.11.0"}, "cpu", r"torch 2.11.0 and 2.13.0"),
-        ({}, "cuda", "a and b on one would share GPU 0"),
-        ({"gpus": "0,1"}, "cuda", "would share GPU 0"),
+        ({}, "cuda", "a and b on one would share a GPU"),
     ],
 )
 def test_workers_that_do_not_go_together_are_refused(other: Any, device: str, said: str):
@@ -333,9 +332,9 @@ def test_workers_that_do_not_go_together_are_refused(other: Any, device: str, sa
 def test_only_workers_with_the_device_are_used():
     found = {
         "x": REPORT,
-        "y": replace(REPORT, gpus="1"),
-        "z": replace(REPORT, host="two"),
-        "w": replace(REPORT, cuda=False),
+        "y": replace(REPORT, gpu="GPU-2"),
+        "z": replace(REPORT, gpu=None),
+        "w": replace(REPORT, gpu=None, cuda=False),
     }
     assert set(usable(found, "cuda")) == {"x", "y", "z"}
     assert set(usable(found, "cpu")) == {"x", "y", "z", "w"}

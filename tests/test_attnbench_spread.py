@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from attnbench import spread as spread_module
+from attnbench import turns
 from attnbench.case import CostCase, Group
 from attnbench.outcome import DeviceLost
 from attnbench.places import Place, places
-from attnbench.spread import Began, Hooks, PlaceLost, spread
+from attnbench.spread import Began, Hooks, spread
+from attnbench.turns import PlaceLost
 from patterns.errors import BadInput
 
 
@@ -145,7 +146,7 @@ class Failing(Fake):
 def test_what_a_lost_place_leaves_is_done_by_another_and_only_that(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(spread_module, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(turns, "_PATIENCE_S", 0.0)
     lost, well = Failing(1, back=False), Fake()
     found = records(spread([group(16), group(32)], [lost, well], 60.0, GO, HOOKS))
     assert len(lost.given) == 1
@@ -184,7 +185,7 @@ def test_a_place_that_comes_back_goes_on(count: int):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_when_all_places_are_lost_the_run_ends(count: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(spread_module, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(turns, "_PATIENCE_S", 0.0)
     made = [Failing(9, back=False) for _ in range(count)]
     with pytest.raises(DeviceLost, match="all workers are lost"):
         records(spread([group(16, 4), group(32, 4)], made, 60.0, GO, HOOKS))
