@@ -1,22 +1,19 @@
 """Where cases run: group after group, records appended as they come, and nothing done twice."""
 
 import gc
-import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
 import torch
 
 from attnbench import ceilings
-from attnbench.case import AnyCase, Group, as_dict, case_key
+from attnbench.case import Group, case_key
 from attnbench.child import Setup
 from attnbench.dask_cluster import Cluster, Scheduler
 from attnbench.forecast import Forecast
@@ -25,14 +22,16 @@ from attnbench.machine import facts, machine_id
 from attnbench.matrix import groups_of
 from attnbench.measure import Measurer
 from attnbench.measure_cost import Protocol
-from attnbench.outcome import Ended, Origin, record
+from attnbench.opening import open_run
+from attnbench.outcome import Origin
 from attnbench.places import Crew, Place
 from attnbench.presets import Plan
 from attnbench.progress import Progress
-from attnbench.records import MACHINE, RUN, SCHEMA, Journal, journal, read_document, write_document
-from attnbench.spread import Began, Hooks, Measure, Record, spread, without
-from attnbench.turns import Todo
-from attnbench.version import same_code, version
+from attnbench.records import MACHINE, Journal, journal, read_document, write_document
+from attnbench.remaining import hopeful, missing, skipped
+from attnbench.spread import Began, Hooks, Measure, spread
+from attnbench.stop import Stop
+from attnbench.version import version
 from patterns.errors import BadInput
 
 BAD_STATUSES = ("wrong", "crashed", "timeout")
@@ -54,32 +53,6 @@ class Result:
         if self.stopped:
             return 130
         return int(any(self.statuses.get(status) for status in BAD_STATUSES))
-
-
-class Stop:
-    """Ctrl-C once asks to stop after the group in flight; twice stops at once."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Say through this what happens."""
-        self.asked, self._say = False, say
-
-    def __enter__(self) -> "Stop":
-        """Take over Ctrl-C, where this is the thread that gets it."""
-        self._before: Any = None
-        with suppress(ValueError):  # not the main thread: somebody else decides
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self._say("stopping after the group in flight; Ctrl-C again stops at once")
 
 
 def run(
@@ -141,36 +114,36 @@ def run(
                 crew = stack.enter_context(Crew(places, setup, timeout_s))
         found = crew.facts() if crew else facts(torch.device(device))
         origin = Origin(version=code, machine=machine_id(found))
-        _open(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
+        open_run(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
         if crew:
             crew.belongs_to(origin)
         limits = crew.ceilings if crew else partial(ceilings.measured, torch.device(device))
         origin = replace(origin, ceilings=_ceilings(book, plan, origin, limits))
         again = set(retry)
-        todo = [(group, _missing(group, book, again)) for group in groups]
+        todo = [(group, missing(group, book, again)) for group in groups]
         left = [(group, cases) for group, cases in todo if cases]
-        missing = sum(len(cases) for _, cases in left)
+        count = sum(len(cases) for _, cases in left)
         progress = stack.enter_context(
             closing(
                 Progress(
-                    missing,
+                    count,
                     forecast=Forecast(left, len(crew.members) if crew else 1, plan.budget_s),
                     ticking=crew is not None,
                 )
             )
         )
-        here = missing and not scheduler
+        here = count and not scheduler
         for text in (*book.said, *(_busy(found["device"]) if here else ())):
             progress.say(text)
-        if not missing:
+        if not count:
             progress.say("nothing left to do")
         measures: list[Measure] = [measure or Measurer(origin, protocol, folder)]
         if crew:
             crew.belongs_to(origin)
             measures = [*crew.members]
         hooks = Hooks(
-            before=lambda group, cases: _hopeful(group, cases, book, origin),
-            skipped=lambda group, cases: _skipped(cases, group, origin),
+            before=lambda group, cases: hopeful(group, cases, book, origin),
+            skipped=lambda group, cases: skipped(cases, group, origin),
             after=_release,
         )
         with Stop(progress.say) as stop:
@@ -185,73 +158,6 @@ def run(
         statuses = Counter(book.records[key]["status"] for key in keys if key in book.records)
         stopped = stop.asked and any(key not in book.records for key in keys)
         return Result(run=folder, statuses=dict(statuses), stopped=stopped)
-
-
-def _open(
-    book: Journal,
-    plan: Plan,
-    origin: Origin,
-    found: Mapping[str, Any],
-    *,
-    command: Sequence[str],
-    protocol: Protocol,
-    extend: bool,
-) -> None:
-    """Refuse a folder of something else; else write down what this run is."""
-    folder, parts = book.run, plan.document()
-    known = read_document(folder, RUN)
-    if known is None and book.records:
-        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
-    if known is not None:
-        expect_same_origin(folder, known, origin)
-        before = known["matrix"]
-        new = [part for part in parts if part not in before]
-        if new and not extend:
-            raise BadInput(
-                f"{folder} holds another matrix: --extend adds this one to it, "
-                "or choose another --out"
-            )
-        write_document(folder, RUN, known | {"matrix": [*before, *new]})
-        return
-    seeds = {"inputs": sorted({part.seed for part in plan.parts}), "order": protocol.order_seed}
-    document = opening(origin, command=command) | {
-        "preset": plan.preset,
-        "matrix": parts,
-        "seeds": seeds,
-        "order": "groups by length; contenders of a group shuffled every round",
-        "budget_s": plan.budget_s,
-    }
-    write_document(folder, MACHINE, {origin.machine: found})
-    write_document(folder, RUN, document)
-
-
-def opening(origin: Origin, *, command: Sequence[str]) -> dict[str, Any]:
-    """What run.json says of every run."""
-    return {
-        "schema": SCHEMA,
-        "command": list(command),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "version": origin.version,
-        "machine": origin.machine,
-    }
-
-
-def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -> None:
-    """Refuse to add to what another code or machine measured.
-
-    Raises:
-        BadInput: it did; `known` is the folder's run.json.
-    """
-    if not same_code(known["version"], origin.version):
-        raise BadInput(
-            f"{folder} was measured by code {known['version']}, and this is "
-            f"{origin.version}: choose another --out"
-        )
-    if known["machine"] != origin.machine:
-        raise BadInput(
-            f"{folder} was measured on {known['machine']}, and this is {origin.machine}: "
-            "choose another --out"
-        )
 
 
 def _ceilings(
@@ -275,59 +181,6 @@ def _ceilings(
         if timed[0].device == "cuda":
             torch.cuda.empty_cache()
     return before
-
-
-def _missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
-    def done(case: AnyCase) -> bool:
-        found = book.records.get(case_key(case))
-        return found is not None and found["status"] not in retry
-
-    return [case for case in group.cases if not done(case)]
-
-
-def _hopeful(
-    group: Group, cases: Sequence[AnyCase], book: Journal, origin: Origin
-) -> tuple[Todo, list[Record]]:
-    """Leave out what hung at a shorter length, and dense rows that are known to fail."""
-    known = book.records
-    hung = [one["case"] for one in [*known.values()] if one["status"] == "timeout"]
-    hopeless = [case for case in cases if any(_longer(case, one) for one in hung)]
-    records = [
-        record(
-            case,
-            origin,
-            role="comparison" if case_key(case) in group.comparisons else "asked",
-            ended=Ended(
-                "skipped",
-                "it timed out at a shorter length: --retry timeout,skipped does both again",
-            ),
-        )
-        for case in hopeless
-    ]
-    left = [case for case in cases if case not in hopeless]
-    keys = {case_key(case) for case in left}
-    failed = {
-        key
-        for key in map(case_key, group.cases)
-        if key not in keys and (key not in known or known[key]["status"] != "ok")
-    }
-    return (without(group, failed), left), records
-
-
-def _longer(case: AnyCase, hung: Mapping[str, Any]) -> bool:
-    """Whether this is a case that hung, at a greater length."""
-    own = as_dict(case)
-    differ = {name for name in own.keys() | hung.keys() if own.get(name) != hung.get(name)}
-    return differ <= {"length", "pattern"} and case.length > hung["length"]
-
-
-def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:
-    for case in cases:
-        role = "comparison" if case_key(case) in group.comparisons else "asked"
-        ended = Ended(
-            "skipped", "the run's budget was spent: --retry skipped with a larger --budget does it"
-        )
-        yield record(case, origin, role=role, ended=ended)
 
 
 def _busy(device: str) -> Iterator[str]:
