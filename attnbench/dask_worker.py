@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.child import AnyJob, Setup
-from attnbench.version import version
+from attnbench.version import source_hash, version
 from attnbench.worker import Broken, Worker
 
 _IDLE_S = 60.0  # without a task, after which a process is not needed, or forgotten
 _LOOK_S = 1.0  # how often it looks whether whoever asked is still there
 _MAPS = "maps"  # as in a run folder
+_STARTED_WITH = source_hash()  # the code of this process, whatever becomes of the files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ async def report(plugins: Sequence[Path], dask_worker: Any) -> Report:
     """Say what this Dask worker is, and which code it has."""
     torch = await asyncio.to_thread(importlib.import_module, "torch")  # heartbeats go on
     missing = next((path.name for path in plugins if not path.is_file()), None)
+    version.cache_clear()  # a plugin may have changed since the last run
+    same = source_hash() == _STARTED_WITH
     return Report(
         name=str(dask_worker.name),
         host=platform.node(),
@@ -63,7 +66,7 @@ async def report(plugins: Sequence[Path], dask_worker: Any) -> Report:
         cuda=torch.cuda.is_available(),
         gpu=_gpu(torch) if torch.cuda.is_available() else None,
         torch=torch.__version__,
-        version=None if missing else version(*plugins),
+        version=None if missing else version(*plugins) if same else _STARTED_WITH,
         missing=missing,
     )
 

@@ -18,9 +18,10 @@ pytest.importorskip("distributed")
 
 from attnbench import dask_cluster, engine
 from attnbench.case import CostCase, Group, case_key
-from attnbench.dask_cluster import Scheduler, expect_usable, usable
+from attnbench.dask_cluster import Cluster, Scheduler, expect_usable, usable
 from attnbench.dask_place import Link, Seat, WorkerLost
 from attnbench.dask_worker import Report
+from attnbench.machine import machine_id
 from attnbench.matrix import Matrix, groups_of
 from attnbench.measure_cost import Protocol
 from attnbench.outcome import Origin, record
@@ -38,6 +39,7 @@ LAST = '''
 """Patterns that end the Dask worker that they are measured by."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -198,6 +200,7 @@ def test_the_same_asked_for_gives_the_same_cases_and_records_as_in_this_process(
     assert {path.name for path in (run / "maps").iterdir()} >= {
         path.name for path in (tmp_path / "maps").iterdir()
     }
+    assert (tmp_path / "maps").is_dir()
     machine = read_document(run, "run.json")["machine"]
     assert read_document(run, "machine.json")[machine]["ceilings"]["copy_bytes_per_s"] > 0
 
@@ -340,6 +343,46 @@ def test_only_workers_with_the_device_are_used():
     assert set(usable(found, "cpu")) == {"x", "y", "z", "w"}
     with pytest.raises(BadInput, match="no worker of the cluster sees a CUDA device"):
         usable({"w": found["w"]}, "cuda")
+
+
+class Present(Doomed):
+    """A process on a machine with these facts."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__("")
+        self.messages = iter([{"hello": facts}])
+
+
+def test_a_lost_place_goes_to_a_worker_that_nobody_has_of_the_same_code_and_machine(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    there = {f"tcp://{name}": replace(REPORT, name=name, gpu=name) for name in "ab"}
+    facts = {"tcp://e": {"gpu": "another"}}
+    link = SimpleNamespace(
+        client=SimpleNamespace(close=lambda: None),
+        there=lambda: {*there},
+        call=lambda address, _function, _plugins: there[address],
+    )
+    monkeypatch.setattr(dask_cluster, "connect", lambda _: link)
+    monkeypatch.setattr(dask_cluster, "reports", lambda *_: dict(there))
+    monkeypatch.setattr(Cluster, "_start", lambda _, address: Present(facts.get(address, {})))
+    setup = SimpleNamespace(plugins=(), device="cuda", version="abc+2")
+    cluster = Cluster(Scheduler(address="tcp://here:1"), setup, 1.0)
+    cluster.belongs_to(Origin(version="abc+2", machine=machine_id(cluster.facts())))
+    first, second = cluster.members
+    del there[first.address]
+    assert not first.other(first)
+    there["tcp://c"] = replace(REPORT, name="c", gpu="c", version="abd+1")
+    there["tcp://d"] = replace(REPORT, name="d", gpu=there[second.address].gpu)
+    there["tcp://e"] = replace(REPORT, name="e", gpu="e")
+    assert not first.other(first)
+    there["tcp://f"] = replace(REPORT, name="f", gpu="f")
+    assert first.other(first)
+    assert first.address == "tcp://f"
+    there["tcp://f"] = replace(REPORT, name="f", gpu="b")
+    there["tcp://d"] = replace(REPORT, name="d", gpu="f")
+    assert second.other(second)  # f is taken
+    assert second.address == "tcp://d"
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere", "http://x"])
