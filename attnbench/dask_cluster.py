@@ -4,6 +4,7 @@ Only `connect` imports Dask, an extra: ``pip install attnbench[dask]``.
 """
 
 import gc
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import Any
 
 from attnbench import dask_worker
 from attnbench.child import Setup
-from attnbench.dask_place import Link, RemoteWorker, Seat, WorkerLost
+from attnbench.dask_place import Link, RemoteWorker, Seat
 from attnbench.dask_worker import Report
 from attnbench.machine import machine_id
-from attnbench.outcome import DeviceLost, Origin
+from attnbench.outcome import Origin
 from attnbench.places import facts_of_all
 from attnbench.version import same_code, version
 from patterns.errors import BadInput
@@ -178,6 +179,7 @@ class Cluster:
         except BaseException:
             self._link.client.close()
             raise
+        self._moving, self._refused = threading.Lock(), set[str]()
         losses: Counter[str] = Counter()
         self.members = [
             Seat(
@@ -227,22 +229,23 @@ class Cluster:
 
     def _move(self, seat: Seat) -> bool:
         """Give a seat a worker that nobody has; whether there is one."""
-        taken = {one.address for one in self.members if one is not seat} | {seat.address}
-        for address in sorted(self._link.there() - taken):
-            with suppress(BadInput, WorkerLost, DeviceLost):
-                one = self._link.call(address, dask_worker.report, [*self._setup.plugins])
-                expect_usable(address, one, self._setup.version)
-                self._found[address] = one
-                usable({**self._of_others(seat), address: one}, self._setup.device)
-                seat.sit(address)
-                origin = seat.origin
-                if origin is None or machine_id(seat.wait()) == origin.machine:
-                    if origin is not None:
-                        seat.belongs_to(origin)
-                    return True
-                seat.finish()
-        return False
+        with self._moving:
+            taken = {one.address for one in self.members if one is not seat} | self._refused
+            return any(self._takes(seat, one) for one in sorted(self._link.there() - taken))
 
-    def _of_others(self, seat: Seat) -> dict[str, Report]:
-        others = {one.address for one in self.members if one is not seat}
-        return {address: self._found[address] for address in others & self._found.keys()}
+    def _takes(self, seat: Seat, address: str) -> bool:
+        """Have a seat take this worker, if that measures the same as the lost one would have."""
+        with suppress(Exception):  # whatever is wrong with it, another one may do
+            found = self._link.call(address, dask_worker.report, [*self._setup.plugins])
+            expect_usable(address, found, self._setup.version)
+            others = {one.address for one in self.members if one is not seat}
+            beside = {one: self._found[one] for one in others & self._found.keys()}
+            usable({**beside, address: found}, self._setup.device)
+            self._found[address] = found
+            seat.sit(address)
+            if seat.origin and machine_id(seat.wait()) == seat.origin.machine:
+                seat.belongs_to(seat.origin)
+                return True
+            seat.finish()
+        self._refused.add(address)
+        return False

@@ -379,10 +379,10 @@ def test_a_lost_place_goes_to_a_worker_that_nobody_has_of_the_same_code_and_mach
     there["tcp://f"] = replace(REPORT, name="f", gpu="f")
     assert first.other(first)
     assert first.address == "tcp://f"
-    there["tcp://f"] = replace(REPORT, name="f", gpu="b")
-    there["tcp://d"] = replace(REPORT, name="d", gpu="f")
-    assert second.other(second)  # f is taken
-    assert second.address == "tcp://d"
+    del there[second.address]
+    there["tcp://g"] = replace(REPORT, name="g", gpu="g")
+    assert second.other(second)
+    assert second.address == "tcp://g"  # since f is taken, and the others were refused
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nowhere", "http://x"])
