@@ -102,7 +102,7 @@ def test_cases_that_are_not_measured_make_nothing_look_fast():
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (0.0, "about 10 s"), (37.0, "about 40 s"), (100.0, "about 2 min"),
+        (0.0, "about 10 s"), (37.0, "about 40 s"), (94.0, "about 90 s"), (100.0, "about 2 min"),
         (170.0, "about 3 min"), (5400.0, "about 90 min"), (7200.0, "about 2.0 h"),
     ],
 )  # fmt: skip
