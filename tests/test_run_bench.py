@@ -13,7 +13,13 @@ import pytest
 import run_bench
 from attnbench.arguments import parser
 from attnbench.records import read
-from attnbench.typed import engine_options, lengths, matrix_options, retried
+from attnbench.typed import (
+    DEFAULT_ENGINE,
+    engine_options,
+    lengths,
+    matrix_options,
+    retried,
+)
 from patterns import PATTERNS, BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -111,14 +117,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("typed", "count"),
     [
-        ((), 0),
+        ((), int(DEFAULT_ENGINE == "local")),
         (("--engine", "inline"), 0),
         (("--engine", "local"), 1),
         (("--workers", "1"), 1),
         (("--timeout", "5"), 1),
     ],
 )
-def test_cases_run_inline_unless_processes_are_asked_for(typed: tuple[str, ...], count: int):
+def test_cases_run_where_the_default_or_the_options_say(typed: tuple[str, ...], count: int):
     commands = dict.fromkeys(run_bench._COMMANDS, run_bench.run)
     read = parser(commands).parse_args(["run", "--device", "cpu", *typed])
     assert len(engine_options(read).get("places", ())) == count
