@@ -90,12 +90,12 @@ class RemoteWorker:
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.step: Step | None = None  # the last one it spoke of
         link.client.subscribe_topic(self._token, lambda event: self._inbox.put(event[1]))
-        self._task = self._order(None)
+        self._tasks = [self._order(None)]  # one that is dropped before its end counts as cancelled
 
     def send(self, job: AnyJob) -> None:
         """Ask for something."""
         self.step = None
-        self._task = self._order(job)
+        self._tasks.append(self._order(job))
 
     def receive(self, timeout_s: float) -> dict[str, Any] | Broken:
         """What it says next; its own machine looks after the timeout.
@@ -120,7 +120,8 @@ class RemoteWorker:
         self._closed = True
         with suppress(Exception):  # whatever a client says that has no scheduler any more
             self._link.client.unsubscribe_topic(self._token)
-            self._task.cancel()
+            for task in self._tasks:
+                task.cancel()
             if self._address in self._link.there():
                 self._link.call(self._address, dask_worker.end, self._token)
 
@@ -142,10 +143,11 @@ class RemoteWorker:
                 raise DeviceLost("the run is over")
             if self._address not in self._link.there():
                 raise WorkerLost(f"the Dask worker at {self._address} is gone")
-            if self._task.status == "error":
-                error = self._task.exception()
+            task = self._tasks[-1]
+            if task.status == "error":
+                error = task.exception()
                 raise DeviceLost(f"a Dask task failed: {type(error).__name__}: {error}")
-            if self._task.status == "cancelled":
+            if task.status == "cancelled":
                 raise DeviceLost("somebody cancelled a Dask task: the same command goes on")
 
 
