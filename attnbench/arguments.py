@@ -103,9 +103,8 @@ def _add_places(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--engine",
         choices=("local", "inline", "dask"),
-        help="inline: in this process; local: in one that a crash does not end, not yet verified "
-        f"on CUDA; dask: in those of a cluster (default {DEFAULT_ENGINE}; --gpus, --workers and "
-        "--timeout imply local)",
+        help="local: in a process that a crash does not end; inline: in this one; dask: in those "
+        f"of a cluster (default {DEFAULT_ENGINE}; --scheduler implies dask)",
     )
     one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:port")
     one.add_argument("--gpus", metavar="N", help="so many GPUs of this machine, or all")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-DEFAULT_ENGINE = "inline"
+DEFAULT_ENGINE = "local"
 
 if TYPE_CHECKING:
     from attnbench.inspection import Wanted
