@@ -72,10 +72,9 @@ def run(typed: argparse.Namespace) -> int:
     count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
     budget_s = None if typed.budget is None else 60 * typed.budget / count
     options = matrix_options(typed)
-    device = device_of(typed.device)
-    where = engine_options(typed, device)
+    where = engine_options(typed)
     _load_plugins(typed)
-    plan = overridden(preset(typed.preset, device), options, budget_s)
+    plan = overridden(preset(typed.preset, where.pop("device")), options, budget_s)
     if max(count, launch) > 1:
         repeated = launches.timing_only(plan)
         plan = repeated if launch > 1 else plan
@@ -291,11 +290,12 @@ def _dry_run(plan: "Plan") -> int:
 def _load_plugins(typed: argparse.Namespace) -> None:
     """Add the patterns of plugins, and say which installed ones cannot be used."""
     from attnbench.plugins import load, load_installed, tried
+    from attnbench.typed import engine_of
 
     for sentence in load_installed()[1]:
         print(sentence, file=sys.stderr)
     if typed.plugin:
-        if getattr(typed, "engine", None) == "local":
+        if hasattr(typed, "engine") and engine_of(typed) != "inline":
             tried(typed.plugin)
         load(typed.plugin)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from attnbench.typed import DEFAULT_ENGINE
+
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -100,12 +102,17 @@ def _add_run(one: argparse.ArgumentParser) -> None:
 def _add_places(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--engine",
-        choices=("local", "inline"),
-        help="inline (default): in this process; local: in one that a crash does not end, not yet "
-        "verified on CUDA; --gpus, --workers and --timeout imply it",
+        choices=("local", "inline", "dask"),
+        help="local: in a process that a crash does not end; inline: in this one; dask: in those "
+        f"of a cluster (default {DEFAULT_ENGINE}; --scheduler implies dask)",
     )
+    one.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster: tcp://host:port")
     one.add_argument("--gpus", metavar="N", help="so many GPUs of this machine, or all")
-    one.add_argument("--workers", metavar="N", help="on the CPU: so many processes, a thread each")
+    one.add_argument(
+        "--workers",
+        metavar="N",
+        help="on the CPU: so many processes, a thread each; with dask: wait for so many",
+    )
     one.add_argument(
         "--timeout",
         metavar="S",

@@ -57,6 +57,16 @@ class Job:
     ceilings: "Mapping[str, Any] | None" = None  # the same for all groups of a run
 
 
+@dataclass(frozen=True, kw_only=True)
+class CeilingsJob:
+    """Measure what the device can do at most, once a run; see `attnbench.ceilings`."""
+
+    dtypes: tuple[str, ...]
+
+
+AnyJob = Job | CeilingsJob
+
+
 def main() -> None:
     """Serve until the parent goes away."""
     replies = _take_channels()
@@ -66,12 +76,13 @@ def main() -> None:
     serve(orders.get(), orders, replies)
 
 
-def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase) -> None:
-    """Say what was found out, then measure group after group."""
+def serve(setup: Setup, orders: "queue.SimpleQueue[AnyJob]", replies: io.TextIOBase) -> None:
+    """Say what was found out, then do job after job."""
     import gc
 
     import torch
 
+    from attnbench.ceilings import measured
     from attnbench.machine import facts, machine_id
     from attnbench.measure import Measurer
     from attnbench.outcome import CannotWrite, DeviceLost, Origin
@@ -97,10 +108,13 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase
     measure = None
     while True:
         job = orders.get()
-        if measure is None:
-            origin = Origin(version=setup.version, machine=machine, ceilings=job.ceilings)
-            measure = Measurer(origin, setup.protocol, setup.run, announce)
         try:
+            if isinstance(job, CeilingsJob):
+                reply(ceilings=measured(torch.device(setup.device), job.dtypes))
+                continue
+            if measure is None:
+                origin = Origin(version=setup.version, machine=machine, ceilings=job.ceilings)
+                measure = Measurer(origin, setup.protocol, setup.run, announce)
             for record in measure(job.group, job.todo, job.budget_s, job.lost):
                 reply(record=record)
             reply(done=True)
@@ -109,9 +123,10 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[Job]", replies: io.TextIOBase
         except DeviceLost as error:  # its context cannot be mended: a new process has a new one
             reply(gone=str(error))
             os._exit(_HARD_END)
-        gc.collect()
-        if setup.device == "cuda":
-            torch.cuda.empty_cache()
+        finally:
+            gc.collect()
+            if setup.device == "cuda":
+                torch.cuda.empty_cache()
 
 
 def _take_channels() -> io.TextIOBase:
@@ -180,4 +195,6 @@ def _output_size() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    from attnbench.child import main as serve_orders  # whose classes are those of the orders
+
+    serve_orders()

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from attnbench import dropin
 from attnbench.case import as_dict, case_key
-from attnbench.engine import Result, Stop, expect_same_origin, opening
+from attnbench.engine import Result
 from attnbench.evaluation import MATCHED, Asked, Evaluation, cases, expect_sense
 from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts
 from attnbench.language import Reader
 from attnbench.machine import facts, machine_id
 from attnbench.memory import measure_memory
 from attnbench.models import MODELS, load_model
+from attnbench.opening import expect_same_origin, opening
 from attnbench.outcome import Ended, Origin, confirm_device, ending
 from attnbench.progress import Progress
 from attnbench.records import (
@@ -34,6 +35,7 @@ from attnbench.records import (
     write_document,
 )
 from attnbench.statistics import mean_interval, summary
+from attnbench.stop import Stop
 from attnbench.version import version
 from patterns.errors import BadInput
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from attnbench.case import AnyCase, Group, case_key
-from attnbench.child import Job
+from attnbench.child import AnyJob, CeilingsJob, Job
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin, record
 from attnbench.steps import Step
-from attnbench.worker import Broken, Worker
+from attnbench.worker import Broken
 from patterns.base import Implementation
 
-_STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
+STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
 _BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
 _DOING = {
     "check": "while it was checked and sized",
@@ -20,7 +20,22 @@ _DOING = {
 }
 
 Record = dict[str, Any]
-Start = Callable[[str | None], Worker]
+
+
+class Process(Protocol):
+    """A worker process, here or elsewhere; see `attnbench.worker.Worker`."""
+
+    def send(self, job: AnyJob) -> None:
+        """Ask for something."""
+
+    def receive(self, timeout_s: float) -> dict[str, Any] | Broken:
+        """What it says next, or how it ended."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+Start = Callable[[str | None], Process]
 """Starts a worker; the machine's key, or None where the worker is to find it out."""
 
 
@@ -35,7 +50,7 @@ class Isolated:
             timeout_s: after so long without a sign of life a case has hung.
         """
         self._start, self._timeout_s = start, timeout_s
-        self._worker: Worker | None = start(None)
+        self._worker: Process | None = start(None)
         self._origin: Origin | None = None
         self._up = self._finished = False
 
@@ -51,6 +66,23 @@ class Isolated:
     def belongs_to(self, origin: Origin) -> None:
         """Say what the records of broken cases are to say of themselves."""
         self._origin = origin
+
+    def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
+        """What the device can do at most, as the process measures it.
+
+        Raises:
+            DeviceLost: the process ended over it.
+        """
+        worker = self._ready()
+        worker.send(CeilingsJob(dtypes=dtypes))
+        message = worker.receive(STARTING_S)
+        if isinstance(message, Broken):
+            self.close()
+            raise DeviceLost(
+                f"a worker process {message.how} while the device's ceilings were taken"
+            )
+        found: dict[str, Any] = message["ceilings"]
+        return found
 
     def __call__(self, group: Group, todo: Sequence[AnyCase], budget_s: float) -> Iterator[Record]:
         """The records of the cases of `todo`, as they are known.
@@ -98,7 +130,7 @@ class Isolated:
                 if isinstance(message, Broken):
                     attempt.broke(message)
                 elif "step" in message:
-                    attempt.step = _step(message["step"])
+                    attempt.step = step_of(message["step"])
                 elif "record" in message:
                     attempt.last = message["record"]
                     yield message["record"]
@@ -123,7 +155,7 @@ class Isolated:
         self._finished = True
         self.close()
 
-    def _ready(self) -> Worker:
+    def _ready(self) -> Process:
         if self._worker is None:
             self._worker = self._start(self._expected().machine)
         worker = self._worker
@@ -134,7 +166,7 @@ class Isolated:
     def _hello(self) -> Any:
         worker = self._worker
         assert worker is not None
-        message = worker.receive(_STARTING_S)
+        message = worker.receive(STARTING_S)
         if isinstance(message, Broken):
             self._worker = None
             said = message.output.splitlines()[-1:] or [""]
@@ -170,7 +202,7 @@ class _Attempt:
         return self.failed
 
     def broke(self, broken: Broken) -> None:
-        self.failed = _ended(broken, self.step)
+        self.failed = ended_by(broken, self.step)
 
     def lost_device(self, said: str) -> None:
         """The last record is that of the case that broke the device."""
@@ -184,12 +216,14 @@ class _Attempt:
         self.failed.implementation = self.step.implementation
 
 
-def _step(document: Mapping[str, Any]) -> Step:
+def step_of(document: Mapping[str, Any]) -> Step:
+    """A step as a message has it."""
     ran = document["implementation"]
     return Step(**{**document, "implementation": ran and Implementation(**ran)})
 
 
-def _ended(broken: Broken, step: Step) -> Ended:
+def ended_by(broken: Broken, step: Step) -> Ended:
+    """How the case of a step ended, whose process did."""
     doing = _DOING.get(step.what, "while its inputs were made, before any case began")
     ended = Ended(
         broken.status,

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from attnbench.engine import Result, Stop
+from attnbench.engine import Result
 from attnbench.launch import joined
 from attnbench.presets import Plan
 from attnbench.records import Record, journal, read
+from attnbench.stop import Stop
 from patterns.errors import BadInput
 
 FOLDER = "launches"

@@ -56,10 +56,16 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 def machine_id(found: dict[str, Any]) -> str:
     """A readable key: the device's short name and 8 digits of a hash of the facts."""
-    kept = {name: value for name, value in found.items() if name not in _NOT_IN_KEY}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(facts_in_key(found), sort_keys=True).encode()).hexdigest()[
+        :8
+    ]
     name = re.sub(r"[^a-z0-9]+", "-", found.get("gpu", "cpu").lower()).strip("-")
     return f"{name}-{digest}"
+
+
+def facts_in_key(found: dict[str, Any]) -> dict[str, Any]:
+    """The facts that make another machine."""
+    return {name: value for name, value in found.items() if name not in _NOT_IN_KEY}
 
 
 def launched_sdpa(device: torch.device) -> str | None:

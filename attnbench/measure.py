@@ -1,7 +1,7 @@
 """From a group of cases to its records; what the engine calls unless it is given something else."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,14 +143,23 @@ class Measurer:
             case=as_dict(case),
         )
         path = self._run / MAPS / f"{case_key(case)}.npz"
-        part = path.with_suffix(".part")  # so that a kill leaves no torn map
-        try:
-            path.parent.mkdir(exist_ok=True)
-            maps.save_map(part, made)
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from None
+        kept(path, lambda part: maps.save_map(part, made))
+
+
+def kept(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a map file written, whole or not at all: a kill leaves no torn one.
+
+    Raises:
+        CannotWrite: the run folder takes no more.
+    """
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from attnbench.child import Setup
 from attnbench.isolated import Isolated
-from attnbench.measure_cost import Protocol
+from attnbench.machine import facts_in_key, machine_id
 from attnbench.outcome import Origin
 from attnbench.worker import Worker
 from patterns.errors import BadInput
@@ -55,32 +54,21 @@ def places(device: str, *, gpus: str | None = None, workers: str | None = None) 
 class Crew:
     """The workers of all places; they start together."""
 
-    def __init__(
-        self,
-        chosen: Sequence[Place],
-        *,
-        run: Path,
-        device: str,
-        version: str,
-        protocol: Protocol,
-        timeout_s: float,
-        plugins: Sequence[Path] = (),
-    ) -> None:
-        """Start a process for each place, and do not wait for them."""
+    def __init__(self, chosen: Sequence[Place], setup: Setup, timeout_s: float) -> None:
+        """Start a process for each place, and do not wait for them.
+
+        Args:
+            chosen: the places.
+            setup: what all processes are told, but for what is each place's own.
+            timeout_s: after so long without a sign of life a case has hung.
+        """
 
         def isolated(place: Place) -> Isolated:
             def start(machine: str | None) -> Worker:
-                setup = Setup(
-                    run=run,
-                    version=version,
-                    device=device,
-                    machine=machine,
-                    protocol=protocol,
-                    plugins=tuple(path.resolve() for path in plugins),
-                    threads=place.threads,
-                    memory_share=1 / len(chosen),
+                own = replace(
+                    setup, machine=machine, threads=place.threads, memory_share=1 / len(chosen)
                 )
-                return Worker(setup, place.environment)
+                return Worker(own, place.environment)
 
             return Isolated(start, timeout_s)
 
@@ -100,21 +88,40 @@ class Crew:
         """The facts of the machine, once all processes are up.
 
         Raises:
-            BadInput: the GPUs are not all the same.
+            BadInput: the places are not all the same.
             DeviceLost: a process does not come up.
         """
-        from attnbench.machine import machine_id
-
-        found = [member.wait() for member in self.members]
-        if len({machine_id(one) for one in found}) > 1:
-            names = ", ".join(sorted({str(one.get("gpu", one["cpu"])) for one in found}))
-            raise BadInput(f"a run is of one kind of GPU, and here are {names}: choose one --gpus")
-        return found[0]
+        return facts_of_all([member.wait() for member in self.members])
 
     def belongs_to(self, origin: Origin) -> None:
         """Say what records are to say of themselves."""
         for member in self.members:
             member.belongs_to(origin)
+
+    def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
+        """What a place can do at most; they are all the same.
+
+        Raises:
+            DeviceLost: a process ended over it.
+        """
+        return self.members[0].ceilings(dtypes)
+
+
+def facts_of_all(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of the machine, from all its places.
+
+    Raises:
+        BadInput: the places are not all the same.
+    """
+    if len({machine_id(one) for one in found}) > 1:
+        names = facts_in_key(found[0])
+        parts = {name: sorted({str(one.get(name)) for one in found}) for name in names}
+        differ = [f"{name} {' and '.join(values)}" for name, values in parts.items() if values[1:]]
+        raise BadInput(
+            f"a run is of one kind of machine, and here are {', '.join(differ)}: choose some that "
+            "are alike"
+        )
+    return found[0]
 
 
 def _visible() -> list[str]:

@@ -5,32 +5,17 @@ A group stays in one place, so that its ratios are of one device.
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from attnbench.case import AnyCase, CostCase, Group
+from attnbench.case import AnyCase, Group
+from attnbench.outcome import DeviceLost
+from attnbench.purse import Purse
+from attnbench.turns import Asked, PlaceLost, Todo, Turns
 
 Record = dict[str, Any]
 Measure = Callable[[Group, Sequence[AnyCase], float], Iterator[Record]]
-Todo = tuple[Group, Sequence[AnyCase]]
-
-_SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
-    "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
-    "cuda": {
-        "fwd": (0.4, 1.2e-5),
-        "bwd": (0.5, 3e-5),
-        "fwdbwd": (0.5, 3e-5),
-        "fidelity": (0.6, 2e-5),
-    },
-}
-
-
-class Asked(Protocol):
-    """Whether somebody asked to stop."""
-
-    asked: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,28 +50,28 @@ def spread(
     time goes to the others.
 
     Raises:
+        DeviceLost: all places are lost, and groups are left.
         Exception: whatever a measurement raises; the other places are then left to the caller.
     """
-    purse = _Purse(groups, budget_s)
+    purse, turns = Purse(groups, budget_s), Turns(groups, stop)
     if len(measures) == 1:
-        for group, cases in groups:
-            if stop.asked:
-                return
-            yield from _one(group, cases, measures[0], purse, stop, hooks)
-        return
+        yield from _work(measures[0], turns, purse, stop, hooks)
+    else:
+        yield from _side_by_side(measures, turns, purse, stop, hooks)
+    if turns.waiting() and not stop.asked:
+        raise DeviceLost("all workers are lost: the same command goes on, once there are others")
+
+
+def _side_by_side(
+    measures: Sequence[Measure], turns: Turns, purse: Purse, stop: Asked, hooks: Hooks
+) -> Iterator[Event]:
+    """A thread for each place."""
     events: queue.SimpleQueue[tuple[Event | None, BaseException | None]] = queue.SimpleQueue()
-    waiting = iter(groups)
-    turn = threading.Lock()
 
     def work(measure: Measure) -> None:
         try:
-            while True:
-                with turn:
-                    todo = None if stop.asked else next(waiting, None)
-                if todo is None:
-                    break
-                for event in _one(*todo, measure, purse, stop, hooks):
-                    events.put((event, None))
+            for event in _work(measure, turns, purse, stop, hooks):
+                events.put((event, None))
             events.put((None, None))
         except BaseException as error:
             events.put((None, error))
@@ -104,11 +89,30 @@ def spread(
             yield event
 
 
+def _work(
+    measure: Measure, turns: Turns, purse: Purse, stop: Asked, hooks: Hooks
+) -> Iterator[Event]:
+    """Group after group in one place, for as long as there are both."""
+    while (todo := turns.take()) is not None:
+        left: Todo | None = None
+        back: Callable[[], bool] | None = None
+        try:
+            yield from _one(*todo, measure, purse, stop, hooks)
+        except PlaceLost as lost:
+            left, back = lost.left, lost.back
+            if left is not None:
+                purse.ask_again(left[1])
+        finally:
+            turns.finished(left)
+        if back is not None and not turns.wait_for(back):
+            return
+
+
 def _one(
     group: Group,
     cases: Sequence[AnyCase],
     measure: Measure,
-    purse: "_Purse",
+    purse: Purse,
     stop: Asked,
     hooks: Hooks,
 ) -> Iterator[Event]:
@@ -127,40 +131,6 @@ def _one(
     finally:
         purse.give_back(cases)
         hooks.after(group)
-
-
-class _Purse:
-    """The seconds of all places, as those of one; what a group does not use goes back."""
-
-    def __init__(self, groups: Sequence[Todo], budget_s: float) -> None:
-        self._left_s, self._end = budget_s, time.perf_counter() + budget_s
-        self._weight = sum(weight(cases) for _, cases in groups)
-        self._taken: dict[int, tuple[float, float]] = {}
-        self._lock = threading.Lock()
-
-    def take(self, cases: Sequence[AnyCase]) -> float:
-        """The seconds that are for these cases: 0 or less where all are spent."""
-        with self._lock:
-            now, own = time.perf_counter(), weight(cases)
-            share_s = min(self._left_s * own / self._weight, self._end - now)
-            self._weight -= own
-            self._left_s -= share_s
-            self._taken[id(cases)] = now, share_s
-            return share_s
-
-    def give_back(self, cases: Sequence[AnyCase]) -> None:
-        """Settle what they have really used."""
-        with self._lock:
-            began, share_s = self._taken.pop(id(cases))
-            self._left_s += share_s - (time.perf_counter() - began)
-
-
-def weight(cases: Sequence[AnyCase]) -> float:
-    """A group's share of the time: roughly the seconds that its cases take."""
-    first = cases[0]
-    what = first.pass_ if isinstance(first, CostCase) else "fidelity"
-    base, per_token = _SECONDS[first.device][what]
-    return len(cases) * (base + per_token * first.length)
 
 
 def without(group: Group, keys: set[str]) -> Group:

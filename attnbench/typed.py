@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+DEFAULT_ENGINE = "local"
+
 if TYPE_CHECKING:
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
@@ -46,25 +48,54 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def engine_options(typed: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Where and how cases are run, as `attnbench.engine.run` takes it.
+def engine_of(typed: argparse.Namespace) -> str:
+    """The engine that was asked for, or that other options imply.
+
+    Raises:
+        BadInput: options that do not go together.
+    """
+    from patterns.errors import BadInput
+
+    given = {name for name in ("gpus", "workers", "timeout") if getattr(typed, name) is not None}
+    engine = typed.engine or ("dask" if typed.scheduler else "local" if given else DEFAULT_ENGINE)
+    if engine == "inline" and given:
+        raise BadInput(f"--{sorted(given)[0]} needs worker processes: leave --engine inline out")
+    if engine == "dask" and not typed.scheduler:
+        raise BadInput("--engine dask needs --scheduler tcp://host:port")
+    if engine != "dask" and typed.scheduler:
+        raise BadInput(f"--scheduler is for --engine dask, and asked was {engine}")
+    if engine == "dask" and "gpus" in given:
+        raise BadInput(
+            "--gpus is for this machine: in a cluster each worker has a GPU; --workers says how "
+            "many to wait for"
+        )
+    return engine
+
+
+def engine_options(typed: argparse.Namespace) -> dict[str, Any]:
+    """Where and how cases are run, as `attnbench.engine.run` takes it, and on which `device`.
 
     Raises:
         BadInput: options that do not go together, or a number that makes no sense.
     """
+    from attnbench.dask_cluster import Scheduler
+    from attnbench.dask_cluster import device_of as device_of_cluster
     from attnbench.places import places
     from patterns.errors import BadInput
 
+    engine = engine_of(typed)
     if typed.timeout is not None and not typed.timeout > 0:
         raise BadInput(f"--timeout must be more than 0 seconds, got {typed.timeout}")
-    needing = [name for name in ("gpus", "workers", "timeout") if getattr(typed, name) is not None]
-    if typed.engine == "inline" and needing:
-        raise BadInput(f"--{needing[0]} needs worker processes: leave --engine inline out")
-    plugins = tuple(typed.plugin or ())
-    if typed.engine != "local" and not needing:
-        return {"plugins": plugins}
-    chosen = places(device, gpus=typed.gpus, workers=typed.workers)
-    return {"places": chosen, "timeout_s": typed.timeout, "plugins": plugins}
+    found: dict[str, Any] = {"plugins": tuple(typed.plugin or ()), "timeout_s": typed.timeout}
+    if engine == "dask":
+        count = None if typed.workers is None else positive(typed.workers, "--workers")
+        scheduler = Scheduler(address=typed.scheduler, workers=count)
+        device = device_of_cluster(scheduler, typed.device)
+        return found | {"scheduler": scheduler, "device": device}
+    device = device_of(typed.device)
+    if engine == "local":
+        found["places"] = places(device, gpus=typed.gpus, workers=typed.workers)
+    return found | {"device": device}
 
 
 def retried(typed: list[str] | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.case import Status
-from attnbench.child import Job, Setup
+from attnbench.child import AnyJob, Setup
 
 _ROOT = Path(__file__).parents[1]
 _TAIL = 2000  # characters of output that a record keeps
@@ -64,15 +64,15 @@ class Worker:
         self._order(sys.path)
         self._order(setup)
 
-    def send(self, job: Job) -> None:
-        """Ask for a group."""
+    def send(self, job: AnyJob) -> None:
+        """Ask for a group, or for the ceilings of the device."""
         self._order(job)
 
     def receive(self, timeout_s: float) -> dict[str, Any] | Broken:
         """The next message, or how the process ended; one that says nothing for so long is ended.
 
-        Keys of a message: `hello` (the facts of the machine), `step`, `record`, `done`, `gone`
-        (the device's context is lost) or `refused` (the run folder takes no more).
+        Keys of a message: `hello` (the facts of the machine), `ceilings`, `step`, `record`, `done`,
+        `gone` (the device's context is lost) or `refused` (the run folder takes no more).
         """
         try:
             message = self._inbox.get(timeout=timeout_s)

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from attnbench import turns
 from attnbench.case import CostCase, Group
+from attnbench.outcome import DeviceLost
 from attnbench.places import Place, places
 from attnbench.spread import Began, Hooks, spread
+from attnbench.turns import PlaceLost
 from patterns.errors import BadInput
 
 
@@ -120,3 +123,75 @@ def test_places_on_gpus_see_one_each(monkeypatch: pytest.MonkeyPatch):
     assert len(places("cuda", gpus="2")) == 2
     with pytest.raises(BadInput, match="--gpus expects a number from 1 to 3, got '4'"):
         places("cuda", gpus="4")
+
+
+class Failing(Fake):
+    """A place that is lost as often as it says, with what it had to do."""
+
+    def __init__(self, times: int, back: bool, meet: threading.Barrier | None = None) -> None:
+        super().__init__(meet)
+        self.times, self.back = times, back
+
+    def __call__(
+        self, group: Group, todo: Sequence[Any], budget_s: float
+    ) -> Iterator[dict[str, Any]]:
+        if self.times:
+            self.times -= 1
+            self.given.append(group.id)
+            yield {"group": group.id, "case": todo[0].asked}
+            raise PlaceLost("gone", (group, todo[1:]), lambda: self.back)
+        yield from super().__call__(group, todo, budget_s)
+
+
+def test_what_a_lost_place_leaves_is_done_by_another_and_only_that(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(turns, "_PATIENCE_S", 0.0)
+    lost, well = Failing(1, back=False), Fake()
+    found = records(spread([group(16), group(32)], [lost, well], 60.0, GO, HOOKS))
+    assert len(lost.given) == 1
+    assert lost.given[0] in well.given
+    assert sorted((one["group"], one["case"]) for one in found) == [
+        ("g16", "p0"), ("g16", "p1"), ("g32", "p0"), ("g32", "p1"),
+    ]  # fmt: skip
+
+
+def test_a_place_that_is_idle_waits_for_what_another_may_leave():
+    """Its group comes back when nothing else was left to take."""
+    begun = threading.Event()
+
+    class Late(Failing):
+        def __call__(self, *given: Any) -> Iterator[dict[str, Any]]:
+            begun.set()
+            time.sleep(0.2)  # so that the other place has found nothing to do
+            yield from super().__call__(*given)
+
+    class Idle(Fake):
+        pass
+
+    late, idle = Late(1, back=False), Idle()
+    found = records(spread([group(16)], [late, idle], 60.0, GO, HOOKS))
+    assert begun.is_set()
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_place_that_comes_back_goes_on(count: int):
+    made = [Failing(2, back=True) for _ in range(count)]
+    found = records(spread([group(n, 4) for n in (16, 32)], made, 60.0, GO, HOOKS))
+    assert len(found) == 8
+    assert len({(one["group"], one["case"]) for one in found}) == 8
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_when_all_places_are_lost_the_run_ends(count: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(turns, "_PATIENCE_S", 0.0)
+    made = [Failing(9, back=False) for _ in range(count)]
+    with pytest.raises(DeviceLost, match="all workers are lost"):
+        records(spread([group(16, 4), group(32, 4)], made, 60.0, GO, HOOKS))
+
+
+def test_a_group_that_is_done_again_has_its_share_of_the_time_again():
+    made = Failing(1, back=True)
+    records(spread([group(16), group(16)], [made], 100.0, GO, HOOKS))
+    assert made.shares == pytest.approx([100 / 3, 100], rel=0.05)

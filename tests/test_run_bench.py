@@ -13,7 +13,13 @@ import pytest
 import run_bench
 from attnbench.arguments import parser
 from attnbench.records import read
-from attnbench.typed import engine_options, lengths, matrix_options, retried
+from attnbench.typed import (
+    DEFAULT_ENGINE,
+    engine_options,
+    lengths,
+    matrix_options,
+    retried,
+)
 from patterns import PATTERNS, BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +91,10 @@ def test_options_are_only_what_was_asked_for():
         (("run", "--workers", "0"), "--workers expects a number from 1 to"),
         (("run", "--workers", "two"), "--workers expects a number from 1 to"),
         (("run", "--engine", "inline", "--workers", "1"), "needs worker processes"),
+        (("run", "--engine", "dask"), "needs --scheduler tcp://host:port"),
+        (("run", "--engine", "local", "--scheduler", "tcp://h:1"), "is for --engine dask"),
+        (("run", "--scheduler", "tcp://h:1", "--gpus", "2"), "in a cluster each worker has a GPU"),
+        (("run", "--scheduler", "tcp://h:1", "--workers", "0"), "--workers must be at least 1"),
         (("run", "--timeout", "0"), "--timeout must be more than 0"),
         (("run", "--plugin", "no-such.py", "--engine", "inline"), "expects a Python file"),
         (("run", "--budget", "0"), "--budget must be more than 0"),
@@ -108,17 +118,17 @@ def test_bad_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("typed", "count"),
     [
-        ((), 0),
+        ((), int(DEFAULT_ENGINE == "local")),
         (("--engine", "inline"), 0),
         (("--engine", "local"), 1),
         (("--workers", "1"), 1),
         (("--timeout", "5"), 1),
     ],
 )
-def test_cases_run_inline_unless_processes_are_asked_for(typed: tuple[str, ...], count: int):
+def test_cases_run_where_the_default_or_the_options_say(typed: tuple[str, ...], count: int):
     commands = dict.fromkeys(run_bench._COMMANDS, run_bench.run)
-    read = parser(commands).parse_args(["run", *typed])
-    assert len(engine_options(read, "cpu").get("places", ())) == count
+    read = parser(commands).parse_args(["run", "--device", "cpu", *typed])
+    assert len(engine_options(read).get("places", ())) == count
 
 
 def test_statuses_to_retry_may_be_listed():

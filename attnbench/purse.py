@@ -1,0 +1,57 @@
+"""The time that a run may take, shared out over its groups by what they are expected to take."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+from attnbench.case import AnyCase, CostCase
+from attnbench.turns import Todo
+
+_SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
+    "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
+    "cuda": {
+        "fwd": (0.4, 1.2e-5),
+        "bwd": (0.5, 3e-5),
+        "fwdbwd": (0.5, 3e-5),
+        "fidelity": (0.6, 2e-5),
+    },
+}
+
+
+class Purse:
+    """The seconds of all places, as those of one; what a group does not use goes back."""
+
+    def __init__(self, groups: Sequence[Todo], budget_s: float) -> None:
+        self._left_s, self._end = budget_s, time.perf_counter() + budget_s
+        self._weight = sum(weight(cases) for _, cases in groups)
+        self._taken: dict[int, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, cases: Sequence[AnyCase]) -> float:
+        """The seconds that are for these cases: 0 or less where all are spent."""
+        with self._lock:
+            now, own = time.perf_counter(), weight(cases)
+            share_s = min(self._left_s * own / self._weight, self._end - now)
+            self._weight -= own
+            self._left_s -= share_s
+            self._taken[id(cases)] = now, share_s
+            return share_s
+
+    def ask_again(self, cases: Sequence[AnyCase]) -> None:
+        """Let these cases, which took their share in vain, have one again."""
+        with self._lock:
+            self._weight += weight(cases)
+
+    def give_back(self, cases: Sequence[AnyCase]) -> None:
+        """Settle what they have really used."""
+        with self._lock:
+            began, share_s = self._taken.pop(id(cases))
+            self._left_s += share_s - (time.perf_counter() - began)
+
+
+def weight(cases: Sequence[AnyCase]) -> float:
+    """A group's share of the time: roughly the seconds that its cases take."""
+    first = cases[0]
+    what = first.pass_ if isinstance(first, CostCase) else "fidelity"
+    base, per_token = _SECONDS[first.device][what]
+    return len(cases) * (base + per_token * first.length)
