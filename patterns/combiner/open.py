@@ -51,7 +51,7 @@ class CombinerOpen(Pattern):
     name: ClassVar = "combiner-open"
     paper: ClassVar[Paper] = PAPER
     aim: ClassVar = "approximates"
-    tiny: ClassVar = {"block": 2, "top": 1, "sink": 1, "near": 1}
+    tiny: ClassVar = {"block": 2, "top": 2, "sink": 1, "near": 1}
     backends: ClassVar = ("sdpa", "eager")
 
     def __post_init__(self) -> None:
@@ -161,7 +161,9 @@ class CombinerOpen(Pattern):
                 highest, first = scores.max(dim=-1)
                 none = highest == -math.inf
                 chosen.append(first.masked_fill(none, blocks.count))
-                opened[:, part].scatter_(2, first[..., None], ~none[..., None])
+                # Where nothing is left to choose, `first` is a region that may be open already.
+                seen, place = opened[:, part], first[..., None]
+                seen.scatter_(2, place, ~none[..., None] | seen.gather(2, place))
                 scores.scatter_(-1, first[..., None], -math.inf)
             parts.append(chosen)
         choices = [torch.cat(same, dim=1) for same in zip(*parts, strict=True)]
