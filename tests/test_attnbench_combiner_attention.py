@@ -144,6 +144,18 @@ def test_what_tokens_tell_of_the_keys_of_their_row_is_the_key_of_wsum(
     torch.testing.assert_close(found, weighed.attend(q, k, v), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("learned", "source"), [("proj", 2), ("wsum_proj", 1)])
+def test_keys_of_rows_are_made_of_values_or_of_keys(learned: str, source: int) -> None:
+    made, x = layer(ROWS[0], learned), tokens()
+    assert isinstance(made.summary, RowKeys)
+    q, k, v = (torch.randn(2, 2, LENGTH, 4, dtype=torch.float64) for _ in range(3))
+    q = q.repeat(1, 2, 1, 1)
+    local = made.pattern.tell(q, k, (q, k, v)[source]).transpose(1, 2).flatten(2)
+    wanted = made.summary.outer(made.summary.norm(x + made.summary.inner(local)))
+    found = made.summary(x, q, k, v, "auto").keys
+    torch.testing.assert_close(found.transpose(1, 2).flatten(2), wanted)
+
+
 @pytest.mark.parametrize(("spec", "learned"), LEARNING)
 def test_the_future_changes_nothing_and_a_later_token_has_no_gradient(
     spec: str, learned: str

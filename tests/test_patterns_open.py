@@ -7,7 +7,7 @@ from torch import Tensor
 
 from patterns import BadInput, Shape, pattern
 from patterns.combiner.open import CombinerOpen
-from patterns.combiner.rotary import moved
+from patterns.combiner.rotary import asking_from, moved
 
 ROTARY = 100.0  # a base at which a few tokens make a difference
 
@@ -86,6 +86,13 @@ def test_moving_a_query_is_turning_it_as_a_later_position_would() -> None:
     pair = pair * torch.polar(torch.ones(12), place * ROTARY ** -(1 / 4)).to(pair)
     torch.testing.assert_close(turned[..., 1], pair.real, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(turned[..., 5], pair.imag, rtol=1e-6, atol=1e-6)
+
+
+def test_all_queries_of_a_block_ask_from_one_place_ahead_of_its_middle() -> None:
+    raw = draw_inputs(16).q[:, :, :1].expand(-1, -1, 16, -1)
+    asking = asking_from(moved(raw, torch.arange(16), ROTARY), 8, ROTARY, 20)
+    middle = torch.tensor([3.5] * 8 + [11.5] * 8)
+    close(asking, moved(raw, middle + 20, ROTARY))
 
 
 def test_only_differences_of_positions_matter() -> None:
