@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.combiner_attention import CombinerAttention
     from attnbench.dropin import use
     from attnbench.multihead import swap
     from attnbench.override import override_sdpa
@@ -25,6 +26,7 @@ __all__ = [
     "PATTERNS",
     "SOURCES",
     "BadInput",
+    "CombinerAttention",
     "Pattern",
     "Unsupported",
     "load",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CombinerAttention": "attnbench.combiner_attention",
     "SOURCES": "attnbench.sources",
     "load": "attnbench.records",
     "override_sdpa": "attnbench.override",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attnbench import PATTERNS, pattern
+from patterns.combiner.base import CombinerPattern
 from reports.codes import HIDDEN
 from reports.structure import ALL, DIRECT, MIXED, UNSEEN, Window, definition, regions, shares
 
@@ -42,7 +43,9 @@ def test_shares_are_counted_pair_by_pair(name: str, causal: bool):
                 assert abs(code / ALL - count / there) <= 1 / ALL
 
 
-@pytest.mark.parametrize("name", sorted(n for n in PATTERNS if n.startswith("combiner")))
+@pytest.mark.parametrize(
+    "name", sorted(name for name, kind in PATTERNS.items() if issubclass(kind, CombinerPattern))
+)
 def test_equal_labels_are_one_region_and_direct_keys_stand_apart(name: str):
     made = small(name)
     plans = made.partitions(WHOLE_ROWS, LENGTH)

@@ -9,6 +9,7 @@ from torch import Tensor
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, CombinerPattern
 from patterns.combiner.grid import Grid
+from patterns.combiner.summary import AS_THEY_ARE, Told
 from patterns.fused import triton_refusal
 from patterns.pieces import Piece, attend_pieces
 
@@ -26,9 +27,16 @@ class AxialCombiner(CombinerPattern):
 
     @abc.abstractmethod
     def region_pieces(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        grid: Grid,
+        scale: float,
+        backend: str,
     ) -> list[Piece]:
-        """What the queries read of regions."""
+        """What queries read of regions, which are pooled from q and from `told` (None: from k)."""
 
     def grid(self, length: int) -> Grid:
         """The grid of the resolved pattern."""
@@ -76,8 +84,17 @@ class AxialCombiner(CombinerPattern):
         attend = axial_operator.attend if torch.compiler.is_compiling() else axial.attend
         return attend(q, k, v, form)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        backend: str,
+        told: Told = AS_THEY_ARE,
+    ) -> Tensor:
         grid = self.grid(q.shape[2])
         direct = grid.direct_pieces(k, v, column=self.own_column)
-        regions = self.region_pieces(q, k, v, grid, scale, backend)
+        asking = told.asking(q)
+        regions = self.region_pieces(asking, k, v, told.keys, grid, scale, backend)
         return attend_pieces(q, direct + regions, scale, backend)

@@ -71,13 +71,20 @@ class CombinerAxialHorizontal(AxialCombiner):
         return super()._refusal(backend, q)
 
     def region_pieces(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        grid: Grid,
+        scale: float,
+        backend: str,
     ) -> list[Piece]:
         """Down every column its summaries of the other columns."""
         rows = grid.region_rows
         if not rows or grid.columns == 1:
             return []
-        lines, kind = grid.lines(q, k, v, rows), self.summary
+        lines, kind = grid.lines(q, k, v, told, rows), self.summary
         if self.regions == "one":
             found, exists = summarise_others(lines, kind, scale, backend)
             if min(grid.members_of(rows[0]), grid.members_of(rows[-1])) > 1:

@@ -20,13 +20,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from patterns.base import AUTO, AutoInt
+from patterns.base import AUTO, AutoInt, expand_groups
+from patterns.checks import chosen_scale
 from patterns.combiner.axial import AxialCombiner
 from patterns.combiner.base import PAPER, local_softmax, weighted_sum
 from patterns.combiner.grid import Grid
 from patterns.combiner.summary import Summary, summarise_lines
 from patterns.dense import EVERYTHING, Visibility
-from patterns.pieces import Piece
+from patterns.pieces import Blocks, Piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,20 @@ class CombinerAxialRowmajor(AxialCombiner):
         return torch.minimum(torch.maximum(teller, low), high)
 
     def _summarise(
-        self, q: Tensor, k: Tensor, regions: Tensor, region: Tensor, token: Tensor, scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        told: Tensor,
+        regions: Tensor,
+        region: Tensor,
+        token: Tensor,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         # A region's number is the token that tells it.
         query, keys = q[:, :, regions.clamp(min=0)], k[:, :, token]
         local, total = local_softmax(query, keys, region, scale)
         if self.summary == "none":
-            return k[:, :, regions.clamp(min=0)], torch.zeros_like(total), local
+            return told[:, :, regions.clamp(min=0)], torch.zeros_like(total), local
         key = weighted_sum(local, keys, region, len(regions))
         bias = total - scale * (query * key).sum(dim=-1)
         return key, bias if self.summary == "variational" else torch.zeros_like(total), local
@@ -84,19 +92,53 @@ class CombinerAxialRowmajor(AxialCombiner):
     def _fused_plan(self) -> Any:
         return "rowmajor"
 
+    def tell(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, backend: str = "auto"
+    ) -> Tensor:
+        """What each token would tell of its row: sum_j l_j v_j, [B, Hq, L, D].
+
+        For keys of regions that are learned from it (`attend_told`). A row of sinks alone, which
+        is no region, tells something finite.
+
+        Raises:
+            BadInput: shapes, dtypes or devices that do not fit together, or an unknown backend.
+            Unsupported: the backend cannot run these inputs.
+        """
+        chosen = self.implementation(q, k, v, backend).backend
+        length = q.shape[2]
+        grid = self.resolve(length).grid(length)
+        k, v = (expand_groups(x, q.shape[1]) for x in (k, v))
+        query, keys, values, member, _ = grid.lines(q, k, v, None, range(grid.rows))
+        visible = Visibility()
+        if member is not None:
+            visible = Visibility(mask=(member | ~member.any(dim=1, keepdim=True))[:, None])
+        found = summarise_lines(
+            query, keys, keys, values, visible,
+            weighed=False, scale=chosen_scale(scale, q), backend=chosen,
+        )  # fmt: skip
+        return Blocks(length, grid.columns).restore(found.value, q.shape[0], 0.0)
+
     def region_pieces(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        grid: Grid,
+        scale: float,
+        backend: str,
     ) -> list[Piece]:
         """Down every column what its tokens tell of their rows."""
         rows = grid.region_rows
         if not rows:
             return []
-        query, k, v, member = grid.lines(q, k, v, rows)
-        key, visible = k, EVERYTHING
+        lines = grid.lines(q, k, v, told, rows)
+        (query, key), (_, k, v, member, _) = lines.pooled, lines
+        visible = EVERYTHING
         if member is not None:
             token = grid.tokens(q.device)[rows.start : rows.stop]
             place = self._stand_in(token, token, grid.length) - rows.start * grid.columns
-            query, key = (x.flatten(1, 2)[:, place] for x in (query, k))
+            query, key = (x.flatten(1, 2)[:, place] for x in (query, key))
             visible = Visibility(mask=member[:, None])
         found = summarise_lines(
             query, key, k, v, visible, weighed=self.summary != "none", scale=scale, backend=backend

@@ -65,17 +65,24 @@ class CombinerAxialVertical(AxialCombiner):
         return "vertical"
 
     def region_pieces(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        grid: Grid,
+        scale: float,
+        backend: str,
     ) -> list[Piece]:
         """Above every row its prefixes of all columns and, bidirectional, below it the suffixes."""
         last = grid.rows - grid.reach
         if last < 1 or grid.columns == 1:
             return []
-        above = grid.lines(q, k, v, range(last)).crossed()
+        above = grid.lines(q, k, v, told, range(last)).crossed()
         found, exists = summarise_prefixes(above, self.summary, scale, backend)
         pieces = [grid.read_across(found, exists, skip=grid.reach)]
         if not self.causal:
-            below = grid.lines(q, k, v, range(grid.reach, grid.rows)).crossed()
+            below = grid.lines(q, k, v, told, range(grid.reach, grid.rows)).crossed()
             found, exists = summarise_prefixes(below, self.summary, scale, backend, backwards=True)
             pieces.append(grid.read_across(found, exists, drop=grid.reach))
         return pieces

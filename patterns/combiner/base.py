@@ -7,7 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from patterns.base import Paper, Pattern, Shape
+from patterns.base import Paper, Pattern, Shape, expand_groups
+from patterns.checks import check_inputs, chosen_scale, describe
+from patterns.combiner.summary import AS_THEY_ARE, Told
+from patterns.dense import refusal as dense_refusal
+from patterns.errors import BadInput, Unsupported
 
 DIRECT = -1
 INVISIBLE = -2
@@ -58,10 +62,71 @@ class CombinerPattern(Pattern):
     def _support(self, rows: Tensor, length: int) -> Tensor:
         return self.partitions(rows, length)[0] != INVISIBLE
 
-    def _weights(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+    def weights_told(
+        self,
+        q: Tensor,
+        k: Tensor,
+        told: Told,
+        *,
+        rows: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """`weights` where regions are pooled from other tensors than q and k: learned ones, say.
+
+        Raises:
+            BadInput: as `weights`, or `told` does not have the shapes of q and k.
+        """
+        check_inputs(q, k, None)
+        told = _fitting(told, q, k)
+        length = q.shape[2]
+        rows = torch.arange(length, device=q.device) if rows is None else rows
+        k = expand_groups(k, q.shape[1])
+        return self.resolve(length)._weights(q, k, rows, chosen_scale(scale, q), told)
+
+    def attend_told(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Told,
+        *,
+        scale: float | None = None,
+        backend: str = "auto",
+    ) -> Tensor:
+        """`attend` where regions are pooled from other tensors than q and k, with their gradients.
+
+        Raises:
+            BadInput: as `attend`, or `told` does not have the shapes of q and k.
+            Unsupported: the backend pools by itself, or cannot run these inputs.
+        """
+        check_inputs(q, k, v)
+        told = _fitting(told, q, k)
+        if backend == "triton":
+            raise Unsupported("the Triton kernels pool q and k themselves; use sdpa or eager")
+        able = ("sdpa", "eager") if backend == "auto" else (backend,)
+        chosen = next((name for name in able if dense_refusal(name, q) is None), able[-1])
+        chosen = self.implementation(q, k, v, chosen).backend
+        k, v = (expand_groups(x, q.shape[1]) for x in (k, v))
+        return self.resolve(q.shape[2])._attend(q, k, v, chosen_scale(scale, q), chosen, told)
+
+    @abc.abstractmethod
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        backend: str,
+        told: Told = AS_THEY_ARE,
+    ) -> Tensor:
+        """The fast form for the resolved pattern; k, v and told have been expanded to Hq heads."""
+
+    def _weights(
+        self, q: Tensor, k: Tensor, rows: Tensor, scale: float, told: Told = AS_THEY_ARE
+    ) -> Tensor:
         most = _PART_ELEMENTS // (q.shape[0] * q.shape[1] * q.shape[3])
         parts = self._parts(rows, q.shape[2], most)
-        return torch.cat([self._map(q, k, part, scale) for part in parts], dim=2)
+        return torch.cat([self._map(q, k, part, scale, told) for part in parts], dim=2)
 
     def _parts(self, rows: Tensor, length: int, most: int) -> list[Tensor]:
         """Rows in parts whose regions hold no more tokens than this, together or in one row."""
@@ -73,15 +138,21 @@ class CombinerPattern(Pattern):
         halves = torch.tensor_split(rows, 2)
         return [part for half in halves for part in self._parts(half, length, most)]
 
-    def _map(self, q: Tensor, k: Tensor, rows: Tensor, scale: float) -> Tensor:
+    def _map(self, q: Tensor, k: Tensor, rows: Tensor, scale: float, told: Told) -> Tensor:
         plans = self.partitions(rows, q.shape[2])
         if len(plans) == 1 or not self.joint:
-            maps = [self._one_softmax(q, k, rows, (plan,), scale) for plan in plans]
+            maps = [self._one_softmax(q, k, rows, (plan,), scale, told) for plan in plans]
             return torch.stack(maps).mean(dim=0)
-        return self._one_softmax(q, k, rows, plans, scale)
+        return self._one_softmax(q, k, rows, plans, scale, told)
 
     def _one_softmax(
-        self, q: Tensor, k: Tensor, rows: Tensor, plans: tuple[Tensor, ...], scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        rows: Tensor,
+        plans: tuple[Tensor, ...],
+        scale: float,
+        told: Told,
     ) -> Tensor:
         reading = q[:, :, rows]
         direct = scale * (reading @ k.transpose(-1, -2))
@@ -95,7 +166,8 @@ class CombinerPattern(Pattern):
                 continue
             label, token = pairs // plan.shape[1], pairs % plan.shape[1]
             region = torch.searchsorted(regions, label)
-            key, bias, local = self._summarise(q, k, regions, region, token, scale)
+            asking, asked = told.asking(q), told.asked(k)
+            key, bias, local = self._summarise(asking, k, asked, regions, region, token, scale)
             scores = scale * (reading @ key.transpose(-1, -2)) + bias[..., None, :]
             seen = torch.zeros(len(rows), len(regions), dtype=torch.bool, device=q.device)
             seen.scatter_(1, belongs, True)
@@ -110,15 +182,25 @@ class CombinerPattern(Pattern):
         return whole
 
     def _summarise(
-        self, q: Tensor, k: Tensor, regions: Tensor, region: Tensor, token: Tensor, scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        told: Tensor,
+        regions: Tensor,
+        region: Tensor,
+        token: Tensor,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Region keys [B, H, R, D], biases [B, H, R] and local weights [B, H, entries]."""
+        """Region keys [B, H, R, D], biases [B, H, R] and local weights [B, H, entries].
+
+        Pooled from q and told.
+        """
         count = len(regions)
-        queries, keys = q[:, :, token], k[:, :, token]
+        pooled, keys = (q[:, :, token], told[:, :, token]), k[:, :, token]
         if self.summary == "max":
-            query, key = (_segment_max(x, region, count) for x in (queries, keys))
+            query, key = (_segment_max(x, region, count) for x in pooled)
         else:
-            query, key = (_segment_mean(x, region, count) for x in (queries, keys))
+            query, key = (_segment_mean(x, region, count) for x in pooled)
         local, total = local_softmax(query, keys, region, scale)
         bias = torch.zeros_like(total)
         if self.summary == "variational":
@@ -151,6 +233,17 @@ class CombinerPattern(Pattern):
         # These summaries also weigh the keys of their region.
         weighed = 6 if self.summary in ("variational", "wsum") else 4
         return shape.dim * (4 * attended + weighed * building)
+
+
+def _fitting(told: Told, q: Tensor, k: Tensor) -> Told:
+    """The same for each query head, if it fits q and k."""
+    for name, x, like in (("queries", told.queries, q), ("keys", told.keys, k)):
+        if x is not None and (x.shape, x.dtype, x.device) != (like.shape, like.dtype, like.device):
+            raise BadInput(
+                f"told.{name} must be like the {name}, {describe(like)}, got {describe(x)}"
+            )
+    keys = told.keys if told.keys is None else expand_groups(told.keys, q.shape[1])
+    return Told(told.queries, keys)
 
 
 def local_softmax(

@@ -96,12 +96,13 @@ class Dyadic:
     def _count(self) -> int:
         return self._layout.blocks.count
 
-    def piece(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Piece:
-        """All keys of this side as one piece."""
+    def piece(self, q: Tensor, k: Tensor, v: Tensor, told: Tensor | None, scale: float) -> Piece:
+        """All keys of this side as one piece; regions are pooled from q and told (None: k)."""
         q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        told = None if told is None else told.flatten(0, 1)
         parts = [Summary(self._window(k), self._window(v), None)]
         for size, count in levels(self.length, self.block, self._lag):
-            found = self._level(q, k, v, size, count, scale)
+            found = self._level(q, k, v, told, size, count, scale)
             parts.append(found.each(partial(self._spread, size=size)))
         if self.sink:
             k, v = (x[:, None, : self.sink].expand(-1, self._count, -1, -1) for x in (k, v))
@@ -161,17 +162,28 @@ class Dyadic:
         return x.unfold(1, width, self._tile).mT[:, : self._count]
 
     def _level(
-        self, q: Tensor, k: Tensor, v: Tensor, size: int, count: int, scale: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        size: int,
+        count: int,
+        scale: float,
     ) -> Summary:
         """The summaries of one level, [N, R, ...]: the first of every two runs of `size` tokens."""
         used = (2 * count - 1) * size
         first = self.length - used if self.mirrored else 0
-        q, k, v = (x[:, first : first + used].unfold(1, size, 2 * size).mT for x in (q, k, v))
+
+        def runs(x: Tensor) -> Tensor:
+            return x[:, first : first + used].unfold(1, size, 2 * size).mT
+
+        told = None if told is None else runs(told)
         member = None
         if self.sink:
             token = torch.arange(first, first + used, device=q.device)
             member = token.unfold(0, size, 2 * size) >= self.sink
-        found = summarise(q, k, v, member, self.summary, scale)
+        found = summarise(runs(q), runs(k), runs(v), member, self.summary, scale, told)
         return found.each(lambda x: x.flip(1)) if self.mirrored else found
 
     def _spread(self, x: Tensor, size: int) -> Tensor:

@@ -23,7 +23,7 @@ from patterns.base import AUTO, AutoInt
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.nearby import neighbourhood, sink_pieces
-from patterns.combiner.summary import SummaryKind, summarise
+from patterns.combiner.summary import AS_THEY_ARE, SummaryKind, Told, summarise
 from patterns.dense import Visibility
 from patterns.fused import triton_refusal
 from patterns.pieces import Blocks, Columns, Piece, attend_pieces
@@ -77,12 +77,21 @@ class CombinerFixed(CombinerPattern):
         attend = fixed_operator.attend if torch.compiler.is_compiling() else fixed.attend
         return attend(q, k, v, form)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        backend: str,
+        told: Told = AS_THEY_ARE,
+    ) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))
         near, causal = self.near, self.causal
         pieces = neighbourhood(k, v, blocks, near=near, causal=causal)
         if self._far(blocks):
-            pieces.append(self._regions(q, k, v, blocks, scale))
+            asking = told.asking(q)
+            pieces.append(self._regions(asking, k, v, told.keys, blocks, scale))
         pieces += sink_pieces(k, v, blocks, sink=self.sink, near=near, causal=causal, apart=False)
         return attend_pieces(q, pieces, scale, backend)
 
@@ -95,7 +104,9 @@ class CombinerFixed(CombinerPattern):
         """How many leading blocks the sinks have emptied."""
         return blocks.count if self.sink >= blocks.length else self.sink // blocks.block
 
-    def _regions(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks, scale: float) -> Piece:
+    def _regions(
+        self, q: Tensor, k: Tensor, v: Tensor, told: Tensor | None, blocks: Blocks, scale: float
+    ) -> Piece:
         first, block = self._emptied(blocks), blocks.block
         used = slice(first, first + self._far(blocks))
         member = None
@@ -103,7 +114,8 @@ class CombinerFixed(CombinerPattern):
             token = torch.arange(blocks.count * block, device=q.device).view(-1, block)[used]
             member = (token >= self.sink) & (token < blocks.length)
         q, k, v = (blocks.arrange(x)[:, used] for x in (q, k, v))
-        key, value, bias = summarise(q, k, v, member, self.summary, scale)
+        told = None if told is None else blocks.arrange(told)[:, used]
+        key, value, bias = summarise(q, k, v, member, self.summary, scale, told)
         # Every column of the grid asks the same summaries: row r those of blocks before r - near.
         if self.causal:
             layout = Columns(blocks.length, block, skip=first + self.near + 1)

@@ -54,17 +54,17 @@ class Grid:
         places = torch.arange(self.rows * self.columns, device=device)
         return places.view(self.rows, self.columns)
 
-    def lines(self, q: Tensor, k: Tensor, v: Tensor, rows: range) -> Lines:
-        """These rows as lines of tokens."""
+    def lines(self, q: Tensor, k: Tensor, v: Tensor, told: Tensor | None, rows: range) -> Lines:
+        """These rows as lines of tokens; see `Lines` for q and told."""
         member = None
         if any(self.members_of(row) < self.columns for row in (rows[0], rows[-1])):
             token = self.tokens(q.device)[rows.start : rows.stop]
             member = (token >= self.sink) & (token < self.length)
-        q, k, v = (
-            Blocks(self.length, self.columns).arrange(x)[:, rows.start : rows.stop]
-            for x in (q, k, v)
-        )
-        return Lines(q, k, v, member)
+        grid = Blocks(self.length, self.columns)
+        q, k, v = (grid.arrange(x)[:, rows.start : rows.stop] for x in (q, k, v))
+        if told is not None:
+            told = grid.arrange(told)[:, rows.start : rows.stop]
+        return Lines(q, k, v, member, told)
 
     def direct_pieces(self, k: Tensor, v: Tensor, *, column: bool) -> list[Piece]:
         """The own row and the near ones, the own column if asked for, and the sinks."""

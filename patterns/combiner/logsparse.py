@@ -22,7 +22,7 @@ from torch import Tensor
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.dyadic import Dyadic, levels
-from patterns.combiner.summary import SummaryKind
+from patterns.combiner.summary import AS_THEY_ARE, SummaryKind, Told
 from patterns.fused import triton_refusal
 from patterns.pieces import attend_pieces
 
@@ -100,7 +100,15 @@ class CombinerLogsparse(CombinerPattern):
         attend = logsparse_operator.attend if torch.compiler.is_compiling() else logsparse.attend
         return attend(q, k, v, form)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        backend: str,
+        told: Told = AS_THEY_ARE,
+    ) -> Tensor:
         back, ahead = (
             Dyadic(
                 length=q.shape[2],
@@ -113,7 +121,9 @@ class CombinerLogsparse(CombinerPattern):
             for mirrored in (False, True)
         )
         sides = [back] if self.causal else [back, ahead]
-        return attend_pieces(q, [side.piece(q, k, v, scale) for side in sides], scale, backend)
+        asking = told.asking(q)
+        pieces = [side.piece(asking, k, v, told.keys, scale) for side in sides]
+        return attend_pieces(q, pieces, scale, backend)
 
     def region_counts(self, length: int) -> tuple[tuple[Tensor, Tensor], ...]:
         empty = torch.zeros(0, dtype=torch.int64)

@@ -28,7 +28,7 @@ from patterns.combiner.axial_horizontal import CombinerAxialHorizontal
 from patterns.combiner.axial_vertical import CombinerAxialVertical
 from patterns.combiner.base import PAPER
 from patterns.combiner.grid import Grid
-from patterns.combiner.summary import SummaryKind
+from patterns.combiner.summary import AS_THEY_ARE, SummaryKind, Told
 from patterns.pieces import Piece, attend_pieces
 
 
@@ -90,11 +90,18 @@ class CombinerMixture(AxialCombiner):
         return self.form
 
     def region_pieces(
-        self, q: Tensor, k: Tensor, v: Tensor, grid: Grid, scale: float, backend: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        told: Tensor | None,
+        grid: Grid,
+        scale: float,
+        backend: str,
     ) -> list[Piece]:
         """The regions of both plans, for one softmax."""
         vertical, horizontal = (
-            plan.region_pieces(q, k, v, grid, scale, backend) for plan in self._plans()
+            plan.region_pieces(q, k, v, told, grid, scale, backend) for plan in self._plans()
         )
         return [self._weaker(piece) for piece in vertical + horizontal]
 
@@ -104,16 +111,24 @@ class CombinerMixture(AxialCombiner):
             return piece
         return replace(piece, bias=piece.bias - math.log(self._multiplicity()))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        backend: str,
+        told: Told = AS_THEY_ARE,
+    ) -> Tensor:
         grid = self.grid(q.shape[2])
         direct = grid.direct_pieces(k, v, column=True)
+        asking = told.asking(q)
+        inputs = (asking, k, v, told.keys, grid, scale, backend)
         if self.joint:
-            regions = self.region_pieces(q, k, v, grid, scale, backend)
+            regions = self.region_pieces(*inputs)
             return attend_pieces(q, direct + regions, scale, backend)
         outputs = [
-            attend_pieces(
-                q, direct + plan.region_pieces(q, k, v, grid, scale, backend), scale, backend
-            )
+            attend_pieces(q, direct + plan.region_pieces(*inputs), scale, backend)
             for plan in self._plans()
         ]
         return torch.stack(outputs).mean(dim=0)

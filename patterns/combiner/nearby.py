@@ -18,7 +18,9 @@ def neighbourhood(k: Tensor, v: Tensor, blocks: Blocks, *, near: int, causal: bo
     pieces = [own]
     for step in range(1, min(near, blocks.count - 1) + 1):
         before = Blocks(length, block, skip=step)
-        pieces.append(Piece(layout=before, k=own.k[:, :-step], v=own.v[:, :-step]))
+        # Said, not left to the default, which a compiler cannot follow.
+        keys, values = own.k[:, :-step], own.v[:, :-step]
+        pieces.append(Piece(layout=before, k=keys, v=values, visible=EVERYTHING))
         if not causal:
             visible = EVERYTHING
             if length % block:

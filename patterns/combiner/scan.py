@@ -5,6 +5,7 @@ summary of one region, and `exists` [M, S] is false where that has no member (No
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -18,37 +19,50 @@ from patterns.dense import Visibility
 class Lines(NamedTuple):
     """Queries, keys and values [N, M, S, D] of lines, and who of them may belong to a region.
 
+    q: what the region queries are pooled from.
     member: bool [M, S], None if all may.
+    told: what the region keys are pooled from; the keys themselves if None.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
     member: Tensor | None
+    told: Tensor | None = None
 
     def part(self, first: int, end: int | None) -> Self:
         """Some tokens of each line."""
-        q, k, v = (x[:, :, first:end] for x in (self.q, self.k, self.v))
-        return type(self)(q, k, v, None if self.member is None else self.member[:, first:end])
+        member = None if self.member is None else self.member[:, first:end]
+        return self._each(lambda x: x[:, :, first:end], member)
 
     def crossed(self) -> Self:
         """The lines that cross these: first tokens, second tokens, ..."""
-        q, k, v = (x.transpose(1, 2) for x in (self.q, self.k, self.v))
-        return type(self)(q, k, v, None if self.member is None else self.member.mT)
+        member = None if self.member is None else self.member.mT
+        return self._each(lambda x: x.transpose(1, 2), member)
 
     def backwards(self) -> Self:
         """The same lines, last token first."""
-        q, k, v = (x.flip(2) for x in (self.q, self.k, self.v))
-        return type(self)(q, k, v, None if self.member is None else self.member.flip(1))
+        member = None if self.member is None else self.member.flip(1)
+        return self._each(lambda x: x.flip(2), member)
+
+    def _each(self, change: Callable[[Tensor], Tensor], member: Tensor | None) -> Self:
+        told = None if self.told is None else change(self.told)
+        return type(self)(change(self.q), change(self.k), change(self.v), member, told)
+
+    @property
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """What the region queries and the region keys are pooled from."""
+        return self.q, self.k if self.told is None else self.told
 
 
 def summarise_prefixes(
     lines: Lines, kind: SummaryKind, scale: float, backend: str, *, backwards: bool = False
 ) -> tuple[Summary, Tensor | None]:
     """For each token the summary of all up to it, itself included; `backwards`: from it on."""
-    q, k, v, member = lines.backwards() if backwards else lines
+    lines = lines.backwards() if backwards else lines
+    q, k, v, member, _ = lines
     pools = _Pools(q, member)
-    query, key = (pools.prefix(x, kind, last=backwards) for x in (q, k))
+    query, key = (pools.prefix(x, kind, last=backwards) for x in lines.pooled)
     exists, visible = None, Visibility(causal=True)
     if member is not None:
         exists = pools.count > 0
@@ -66,9 +80,9 @@ def summarise_others(
     lines: Lines, kind: SummaryKind, scale: float, backend: str
 ) -> tuple[Summary, Tensor | None]:
     """For each token the summary of all other tokens of its line."""
-    q, k, v, member = lines
+    q, k, v, member, _ = lines
     pools = _Pools(q, member)
-    query, key = (pools.others(x, kind) for x in (q, k))
+    query, key = (pools.others(x, kind) for x in lines.pooled)
     exists, mask = None, ~torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
     count = pools.total - pools.own
     if member is not None:

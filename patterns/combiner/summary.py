@@ -26,6 +26,29 @@ from patterns.pieces import Given, Piece, attend_pieces_lse
 SummaryKind = Literal["max", "mean", "mean+size", "variational"]
 
 
+class Told(NamedTuple):
+    """What regions are pooled from in place of the queries and keys themselves; None: those.
+
+    queries: [B, Hq, L, D], pooled to what a region asks of its tokens.
+    keys: [B, Hkv, L, D], pooled to what a region is asked by. A query still meets direct keys, and
+        a region its tokens, by the keys themselves.
+    """
+
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+
+    def asking(self, q: Tensor) -> Tensor:
+        """What the region queries are pooled from, where these are the queries."""
+        return q if self.queries is None else self.queries
+
+    def asked(self, k: Tensor) -> Tensor:
+        """What the region keys are pooled from, where these are the keys."""
+        return k if self.keys is None else self.keys
+
+
+AS_THEY_ARE = Told()
+
+
 class Summary(NamedTuple):
     """Keys [N, ..., D] and values [N, ..., Dv] of regions, and a bias [N, ...] or None."""
 
@@ -40,19 +63,27 @@ class Summary(NamedTuple):
 
 
 def summarise(
-    q: Tensor, k: Tensor, v: Tensor, member: Tensor | None, kind: SummaryKind, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    member: Tensor | None,
+    kind: SummaryKind,
+    scale: float,
+    told: Tensor | None = None,
 ) -> Summary:
     """Summarise regions that lie side by side as q, k, v [N, R, G, D].
 
     Args:
+        q: what the region queries are pooled from.
         member: bool [R, G], which of the tokens belong; all of them if None. A region without
             members gets something finite: its reader
             has to mask it.
+        told: what the region keys are pooled from; the keys themselves if None.
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
     inside = None if member is None else member[..., None]
     pool = _max if kind == "max" else _mean
-    query, key = (pool(x, inside).to(dtype) for x in (q, k))
+    query, key = (pool(x, inside).to(dtype) for x in (q, k if told is None else told))
     keys, values = k.to(dtype), v.to(dtype)
     scores = scale * (keys @ query.unsqueeze(-1))
     if inside is not None:
