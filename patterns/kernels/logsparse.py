@@ -68,8 +68,7 @@ def forward(
             *strides, length, call.lag, call.front, call.sink, call.scale, q.shape[1], call.lines,
             call.units,
             **call.reading,
-            num_warps=cut.attend.warps,
-            num_stages=cut.attend.stages,
+            **cut.attend.options,
         )  # fmt: skip
     return results
 
@@ -91,7 +90,7 @@ def _summarise(
         q, pooled, first_query, sums, first_sum, *q.stride()[:3],
         length, call.sink, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape,
-        num_warps=cut.pool.warps, num_stages=cut.pool.stages,
+        **cut.pool.options,
     )  # fmt: skip
     if chunks > 1:
         piece = min(_SLICE, call.width)
@@ -111,7 +110,7 @@ def _summarise(
         part_key, part_value, part_peak, part_total, *k.stride()[:3], *v.stride()[:3],
         length, call.sink, call.scale, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, GROUP=call.group, KIND=kind, PRECISION=precision(q), **shape,
-        num_warps=cut.weigh.warps, num_stages=cut.weigh.stages,
+        **cut.weigh.options,
     )  # fmt: skip
     if chunks > 1:
         logsparse_regions.merge_regions[(lists * (chunks // 2),)](

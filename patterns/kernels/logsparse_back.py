@@ -52,7 +52,7 @@ def backward(
                 grad, q, k, v, lse, delta, kept, call,
                 (grad_key, grad_value, grad_bias, middle, grad_query, first_key),
             )  # fmt: skip
-        reading = {name: x for name, x in call.reading.items() if name != "OWN"}
+        reading = {name: x for name, x in call.reading.items() if name not in ("OWN", "WINDOW")}
         columns = -(-call.sink // 16)
         splits = min(_MOST_SPLITS, -(-_PROGRAMS // (columns * lines))) if columns else 0
         part_key = torch.empty(splits, lines, call.sink, dim, **single)
@@ -78,14 +78,14 @@ def backward(
                 part_key, part_value, *sides[0], dk_side, dv_side, dq_pooled, *strides,
                 length, call.lag, call.sink, call.scale, heads, lines, units, splits,
                 MIRRORED=side == 1, **reading,
-                num_warps=cut.tokens.warps, num_stages=cut.tokens.stages,
+                **cut.tokens.options,
             )  # fmt: skip
         grid = (-(-(length + call.front) // cut.rows) * lines,)
         logsparse_back_queries.query_gradients[grid](
             q, k, v, grad, lse, delta, region_key, region_value, region_bias, dq_pooled, dq,
             *strides, length, call.lag, call.front, call.sink, call.scale, heads, lines, units,
             **call.reading,
-            num_warps=cut.queries.warps, num_stages=cut.queries.stages,
+            **cut.queries.options,
         )  # fmt: skip
     return dq, dk, dv
 
@@ -121,7 +121,7 @@ def _regions(
         *q.stride()[:3], *grad.stride()[:3],
         length, call.lag, call.sink, call.scale, heads, lines, units, readers, chunk_units,
         TILE=cut.rows, BIASED=call.biased, PRECISION=precision(q), **shape,
-        num_warps=cut.reads.warps, num_stages=cut.reads.stages,
+        **cut.reads.options,
     )  # fmt: skip
     if several:
         logsparse_back_regions.sum_reads[(lists * (call.chunks // 2),)](
@@ -139,7 +139,7 @@ def _regions(
         grad_query, first_key, part_query, part_first, *k.stride()[:3], *v.stride()[:3],
         length, call.sink, call.scale, heads, lines, units, call.chunks, chunk_units,
         TILE=cut.rows, GROUP=call.group, PRECISION=precision(q), **shape,
-        num_warps=cut.summaries.warps, num_stages=cut.summaries.stages,
+        **cut.summaries.options,
     )  # fmt: skip
     if several:
         logsparse_back_regions.sum_summaries[(lists * (call.chunks // 2),)](

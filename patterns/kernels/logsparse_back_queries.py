@@ -64,13 +64,13 @@ def run_gradient(
             run_queries, keys, values, start, opens, closes, scale,
             BLOCK, T, WIDTH, KIND, SINKS, PRECISION,
         )  # fmt: skip
-        visible = inner_visible(bound, alive, T)
+        visible = inner_visible(bound, alive, BLOCK, T)
         dq = query_step(
             dq, queries, grads, key, value, bias, norm, product, visible, scale,
             True, KIND >= MEAN_SIZE, PRECISION,
         )  # fmt: skip
     if OUTER:
-        region, some = outer_regions(start, units, opens, closes, UNIT, LEVELS)
+        region, some = outer_regions(start, units, opens, closes, UNIT, LEVELS, SINKS)
         far_key, far_value, far_bias = load_regions(
             region_key, region_value, region_bias, lst, units, region, some,
             DIM, WIDTH, KIND >= MEAN_SIZE,
@@ -125,7 +125,7 @@ def query_gradients(
     LEVELS: tl.constexpr,
     KIND: tl.constexpr,
     CAUSAL: tl.constexpr,
-    ALONE: tl.constexpr,
+    WINDOW: tl.constexpr,
     OWN: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
@@ -151,15 +151,15 @@ def query_gradients(
     norm = tl.load(lse + base + row, mask=known, other=float("inf"))
     product = tl.load(delta + base + row, mask=known, other=0.0)
 
-    if ALONE:
-        score = tl.sum(queries.to(tl.float32) * keys.to(tl.float32), 1) * scale
-        change = tl.sum(grads.to(tl.float32) * values.to(tl.float32), 1) - product
-        dq = (tl.exp2(score - norm) * change)[:, None] * keys.to(tl.float32)
-    else:
-        dq = tl.zeros([T, WIDTH], tl.float32)
+    dq = tl.zeros([T, WIDTH], tl.float32)
+    own = direct_visible(row[:, None], row[None, :], length, lag, BLOCK, CAUSAL)
+    dq = query_step(
+        dq, queries, grads, keys, values, 0.0, norm, product, own, scale, True, False, PRECISION
+    )
+    if WINDOW:
         before, after = window_range(first, length, lag, BLOCK, T, CAUSAL)
-        for step in range(before + after + 1):
-            tile = first + (step - before) * T
+        for step in range(before + after):
+            tile = first + tl.where(step < before, step - before, step - before + 1) * T
             token = (tile + order)[None, :]
             near = direct_visible(row[:, None], token, length, lag, BLOCK, CAUSAL)
             near_keys = load_places(k, tile, order, length, k_row, DIM, WIDTH)

@@ -63,7 +63,7 @@ def inner_gradients(
     )  # fmt: skip
     dtype = keys.dtype
     bound = reversed_bits(T) & (0 - BLOCK)
-    visible = inner_visible(bound, alive, T)
+    visible = inner_visible(bound, alive, BLOCK, T)
     scores = tl.dot(queries, tl.trans(key), input_precision=PRECISION) * scale
     if KIND >= MEAN_SIZE:
         scores += bias[None, :]
@@ -149,7 +149,6 @@ def token_gradients(
     LEVELS: tl.constexpr,
     KIND: tl.constexpr,
     CAUSAL: tl.constexpr,
-    ALONE: tl.constexpr,
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
     SINKS: tl.constexpr,
@@ -208,16 +207,7 @@ def token_gradients(
         norms = lse + lst * length
         products = delta + lst * length
         dq = tl.zeros([T, WIDTH], tl.float32)
-        if not MIRRORED and ALONE:
-            queries = load_places(ours, start, order, length, q_row, DIM, WIDTH).to(tl.float32)
-            grads = load_places(theirs, start, order, length, g_row, DIM, WIDTH).to(tl.float32)
-            norm = tl.load(norms + place, mask=place < length, other=float("inf"))
-            product = tl.load(products + place, mask=place < length, other=0.0)
-            weight = tl.exp2(tl.sum(queries * keys.to(tl.float32), 1) * scale - norm)
-            change = weight * (tl.sum(grads * values.to(tl.float32), 1) - product)
-            dv += weight[:, None] * grads
-            scaled += change[:, None] * queries
-        if not MIRRORED and not ALONE:
+        if not MIRRORED:
             low = start
             high = tl.minimum(((start + T - 1) | (BLOCK - 1)) + lag + 1, length)
             if not CAUSAL:

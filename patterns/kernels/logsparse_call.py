@@ -54,9 +54,12 @@ class Call:
 
     @property
     def block(self) -> int:
-        """Tokens of a leaf; a sequence of one leaf is one whatever its length."""
+        """Tokens of a leaf; a sequence of one leaf is one whatever its length.
+
+        Leaves of one token are leaves of two: a region of a single token is direct.
+        """
         block, length = self.form.block, self.q.shape[2]
-        return block if block < length else power(length)
+        return max(2, block if block < length else power(length))
 
     @property
     def unit(self) -> int:
@@ -65,8 +68,9 @@ class Call:
 
     @property
     def lag(self) -> int:
-        """How far the bound of a query is behind its leaf."""
-        return min(self.form.near, -(-self.q.shape[2] // self.block)) * self.block
+        """How far the bound of a query is behind its leaf, in tokens."""
+        block = min(self.form.block, self.block)
+        return min(self.form.near, -(-self.q.shape[2] // block)) * block
 
     @property
     def sink(self) -> int:
@@ -123,8 +127,8 @@ class Call:
             "T": rows,
             "KIND": KINDS[form.kind],
             "CAUSAL": form.causal,
-            "ALONE": self.block == 1 and self.lag == 0,
             "OWN": self.lag == 0,
+            "WINDOW": self.lag > 0 or self.block > rows or not form.causal,
             "INNER": self.block < rows and self.q.shape[2] - self.lag > self.block,
             "OUTER": self.units > 0,
             "SINKS": self.sink > 0,

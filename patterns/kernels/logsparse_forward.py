@@ -26,7 +26,9 @@ from patterns.kernels.tiles import softmax_step
 
 
 @triton.jit
-def outer_regions(start, units, opens, closes, UNIT: tl.constexpr, LEVELS: tl.constexpr):
+def outer_regions(
+    start, units, opens, closes, UNIT: tl.constexpr, LEVELS: tl.constexpr, SINKS: tl.constexpr
+):
     """The region of each level that the queries of a run share, and whether there is one."""
     level = tl.arange(0, LEVELS)
     whole = (start // UNIT) >> level
@@ -34,7 +36,8 @@ def outer_regions(start, units, opens, closes, UNIT: tl.constexpr, LEVELS: tl.co
     size = tl.full([LEVELS], 1, tl.int32) << tl.minimum(level, 30)
     end = (region + 1) * UNIT
     alive = ((whole & 1) == 1) & (region < units)
-    alive = alive & (members(end - size * UNIT, end, opens, closes) > 0)
+    if SINKS:
+        alive = alive & (members(end - size * UNIT, end, opens, closes) > 0)
     return region, alive
 
 
@@ -128,28 +131,43 @@ def run_step(
     PRECISION: tl.constexpr,
 ):
     """Add the regions, inside and before a run, to the softmax of the queries bound in it."""
+    # Both kinds in one step: the accumulator is rescaled once.
+    risen = peak
     if INNER:
         key, value, bias, alive, _, _, _, _, _ = inner_summaries(
             run_queries, keys, values, start, opens, closes, scale,
             BLOCK, T, WIDTH, KIND, SINKS, PRECISION,
         )  # fmt: skip
-        visible = inner_visible(bound, alive, T)
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, key, value, bias, visible, scale,
-            True, KIND >= MEAN_SIZE, PRECISION,
-        )  # fmt: skip
+        inner = tl.dot(queries, tl.trans(key), input_precision=PRECISION) * scale
+        if KIND >= MEAN_SIZE:
+            inner += bias[None, :]
+        inner = tl.where(inner_visible(bound, alive, BLOCK, T), inner, float("-inf"))
+        risen = tl.maximum(risen, tl.max(inner, 1))
     if OUTER:
-        region, some = outer_regions(start, units, opens, closes, UNIT, LEVELS)
+        region, some = outer_regions(start, units, opens, closes, UNIT, LEVELS, SINKS)
         far_key, far_value, far_bias = load_regions(
             region_key, region_value, region_bias, lst, units, region, some,
             DIM, WIDTH, KIND >= MEAN_SIZE,
         )  # fmt: skip
+        outer = tl.dot(queries, tl.trans(far_key), input_precision=PRECISION) * scale
+        if KIND >= MEAN_SIZE:
+            outer += far_bias[None, :]
         reads = some[None, :] & ((bound >= 0) & (bound < T))[:, None]
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, far_key, far_value, far_bias, reads, scale,
-            True, KIND >= MEAN_SIZE, PRECISION,
-        )  # fmt: skip
-    return accumulator, total, peak
+        outer = tl.where(reads, outer, float("-inf"))
+        risen = tl.maximum(risen, tl.max(outer, 1))
+    shrink = tl.exp2(peak - risen)
+    total = total * shrink
+    accumulator = accumulator * shrink[:, None]
+    if INNER:
+        inner = tl.exp2(inner - risen[:, None])
+        total += tl.sum(inner, 1)
+        accumulator = tl.dot(inner.to(value.dtype), value, accumulator, input_precision=PRECISION)
+    if OUTER:
+        outer = tl.exp2(outer - risen[:, None])
+        total += tl.sum(outer, 1)
+        outer = outer.to(far_value.dtype)
+        accumulator = tl.dot(outer, far_value, accumulator, input_precision=PRECISION)
+    return accumulator, total, risen
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -188,7 +206,7 @@ def attend_logsparse(
     LEVELS: tl.constexpr,
     KIND: tl.constexpr,
     CAUSAL: tl.constexpr,
-    ALONE: tl.constexpr,  # the query is its only direct key that is not a region of one token
+    WINDOW: tl.constexpr,  # queries see tokens of other tiles directly
     OWN: tl.constexpr,  # no lag: a tile of queries is its own run
     INNER: tl.constexpr,
     OUTER: tl.constexpr,
@@ -207,20 +225,16 @@ def attend_logsparse(
     keys = load_places(k, first, order, length, k_row, DIM, WIDTH)
     values = load_places(v, first, order, length, v_row, DIM, WIDTH)
 
-    if ALONE:
-        peak = tl.sum(queries.to(tl.float32) * keys.to(tl.float32), 1) * scale
-        total = tl.full([T], 1.0, tl.float32)
-        accumulator = values.to(tl.float32)
-    else:
-        # The own tile comes first: there every query sees a key, so that its peak is finite.
-        peak = tl.full([T], float("-inf"), tl.float32)
-        total = tl.zeros([T], tl.float32)
-        accumulator = tl.zeros([T, WIDTH], tl.float32)
-        own = direct_visible(row[:, None], row[None, :], length, lag, BLOCK, CAUSAL)
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, keys, values, 0.0,
-            own | (row[:, None] == row[None, :]), scale, True, False, PRECISION,
-        )  # fmt: skip
+    # The own tile comes first: there every query sees a key, so that its peak is finite.
+    own = direct_visible(row[:, None], row[None, :], length, lag, BLOCK, CAUSAL)
+    own = own | (row[:, None] == row[None, :])
+    scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+    scores = tl.where(own, scores, float("-inf"))
+    peak = tl.max(scores, 1) * scale
+    weights = tl.exp2(scores * scale - peak[:, None])
+    total = tl.sum(weights, 1)
+    accumulator = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
+    if WINDOW:
         before, after = window_range(first, length, lag, BLOCK, T, CAUSAL)
         for step in range(before + after):
             tile = first + tl.where(step < before, step - before, step - before + 1) * T
@@ -284,6 +298,13 @@ def attend_logsparse(
 
     base = line.to(tl.int64) * length
     store_places(
-        out + base * DIM, accumulator / total[:, None], first, order, length, DIM, DIM, WIDTH
+        out + base * DIM,
+        accumulator * (1.0 / total)[:, None],
+        first,
+        order,
+        length,
+        DIM,
+        DIM,
+        WIDTH,
     )
     tl.store(lse + base + row, peak + tl.log2(total), mask=(row >= 0) & (row < length))

@@ -8,10 +8,17 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How a kernel is compiled: warps of a program, tiles in flight."""
+    """How a kernel is compiled: warps of a program, tiles in flight, registers of a thread."""
 
     warps: int
     stages: int
+    registers: int | None = None  # at most; the compiler decides if None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """As Triton takes them."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options if self.registers is None else {**options, "maxnreg": self.registers}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +44,13 @@ class Tiles:
     queries: Launch
 
 
-def _cut(rows: int, chunk: int, /, **launches: tuple[int, int]) -> Tiles:
-    """Each launch is a pair, warps and stages."""
-    pairs = {name: Launch(warps=warps, stages=n) for name, (warps, n) in launches.items()}
-    return Tiles(rows=rows, chunk=chunk, most=128, **pairs)
+def _cut(rows: int, chunk: int, /, **launches: tuple[int, ...]) -> Tiles:
+    """Each launch is warps, stages and, where they are bounded, registers."""
+    made = {
+        name: Launch(warps=warps, stages=stages, registers=next(iter(most), None))
+        for name, (warps, stages, *most) in launches.items()
+    }
+    return Tiles(rows=rows, chunk=chunk, most=128, **made)
 
 
 _HALF = {  # by width of a head
@@ -49,7 +59,7 @@ _HALF = {  # by width of a head
         256,
         pool=(4, 3),
         weigh=(4, 3),
-        attend=(4, 2),
+        attend=(4, 2, 168),
         reads=(4, 2),
         summaries=(4, 2),
         tokens=(8, 1),
@@ -79,8 +89,8 @@ _HALF = {  # by width of a head
     ),
 }
 _KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
-# Float32 is not multiplied by tensor cores: small tiles, and many warps to hold them.
-_EXACT = _cut(16, 256, **dict.fromkeys(_KERNELS, (8, 1)))
+# Float32 is not multiplied by tensor cores: the least tiles, and many warps to hold them.
+_EXACT = _cut(32, 256, **dict.fromkeys(_KERNELS, (8, 1)))
 # Small: several tiles and chunks at small lengths.
 _INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
 

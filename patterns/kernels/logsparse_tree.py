@@ -3,8 +3,8 @@
 Places are tokens counted from the side that a query looks back to: tokens themselves, or from the
 end. A region is a dyadic block of places whose number is even. It ends where no other does: the
 region that ends with place j, j + 1 in units of leaves, has as many as the lowest bit of j + 1
-says. So a tile of T places has one column a place for the regions inside it. All rows and columns
-of such tiles are in the order of `reversed_bits`.
+says. So a tile of T places has one column for two places: the regions inside it, from two tokens
+on. All rows and columns of such tiles are in the order of `reversed_bits`.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -120,25 +120,33 @@ def fenwick_back(x, grad, N: tl.constexpr, WIDTH: tl.constexpr, MIRRORED: tl.con
 
 
 @triton.jit
-def inner_members(start, opens, closes, BLOCK: tl.constexpr, T: tl.constexpr):
-    """Which places of a run are in the region that ends with each of them: [T, T], and counts."""
-    place = reversed_bits(T)
-    end = place + 1
+def inner_ends(BLOCK: tl.constexpr, T: tl.constexpr):
+    """Where the regions inside a run end, as offsets, and how long they are; 0 where none is."""
+    end = 2 * reversed_bits(T // 2) + 2
     size = end & (0 - end)
-    size = tl.where(size < BLOCK, 0, size)
-    inside = (place[None, :] < end[:, None]) & (place[None, :] >= (end - size)[:, None])
-    member = (start + place >= opens) & (start + place < closes)
-    count = members(start + end - size, start + end, opens, closes)
-    return inside & member[None, :], tl.where(size > 0, count, 0), member
+    return end, tl.where((size >= BLOCK) & (size < T), size, 0)
 
 
 @triton.jit
-def inner_visible(bound, alive, T: tl.constexpr):
+def inner_members(start, opens, closes, BLOCK: tl.constexpr, T: tl.constexpr, SINKS: tl.constexpr):
+    """Which places of a run are in each region: [T / 2, T], how many, and which are in any."""
+    place = reversed_bits(T)
+    end, size = inner_ends(BLOCK, T)
+    inside = (place[None, :] < end[:, None]) & (place[None, :] >= (end - size)[:, None])
+    member = (start + place >= opens) & (start + place < closes)
+    count = size
+    if SINKS:
+        inside = inside & member[None, :]
+        count = tl.where(size > 0, members(start + end - size, start + end, opens, closes), 0)
+    return inside, count, member
+
+
+@triton.jit
+def inner_visible(bound, alive, BLOCK: tl.constexpr, T: tl.constexpr):
     """Which regions of a run the queries read whose bounds (offsets in the run) these are."""
-    end = reversed_bits(T) + 1
-    size = end & (0 - end)
+    end, size = inner_ends(BLOCK, T)
     reads = (bound[:, None] & (0 - size)[None, :]) == end[None, :]
-    return reads & (alive & (size < T))[None, :]
+    return reads & alive[None, :]
 
 
 @triton.jit
@@ -153,11 +161,12 @@ def pool(
     SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The pooled rows of every region inside a run, [T, WIDTH]; zeros where nothing is left."""
+    """The pooled rows of every region inside a run, [T / 2, WIDTH]; zeros where nothing is left."""
     if KIND == MAX:
         if SINKS:
             x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
-        found = fenwick(x, T, WIDTH, True)
+        even, odd = halves(x, T, WIDTH)
+        found = fenwick(tl.maximum(even, odd).to(x.dtype), T // 2, WIDTH, True)
         found = tl.where((count > 0)[:, None], found, 0.0)
     else:
         found = tl.dot(inside.to(x.dtype), x, input_precision=PRECISION)
@@ -183,7 +192,10 @@ def unpool(
     if KIND == MAX:
         if SINKS:
             x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
-        found = fenwick_back(x, grad, T, WIDTH, MIRRORED)
+        even, odd = halves(x, T, WIDTH)
+        later = odd >= even if MIRRORED else odd > even
+        pair = fenwick_back(tl.where(later, odd, even), grad, T // 2, WIDTH, MIRRORED)
+        found = whole(tl.where(later, 0.0, pair), tl.where(later, pair, 0.0), T, WIDTH)
     else:
         share = (grad / tl.maximum(count, 1).to(tl.float32)[:, None]).to(x.dtype)
         found = tl.dot(tl.trans(inside.to(x.dtype)), share, input_precision=PRECISION)
@@ -211,19 +223,18 @@ def inner_summaries(
     Then what the backward goes through again: their queries, log-sum-exps, which places are in
     which region, how many, and which are in any.
     """
-    inside, count, member = inner_members(start, opens, closes, BLOCK, T)
+    inside, count, member = inner_members(start, opens, closes, BLOCK, T, SINKS)
     asked = pool(queries, inside, count, member, T, WIDTH, KIND, SINKS, PRECISION)
-    scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION) * scale
+    scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION)
     scores = tl.where(inside, scores, float("-inf"))
-    peak = tl.max(scores, 1)
-    peak = tl.where(peak == float("-inf"), 0.0, peak)
-    weights = tl.exp2(scores - peak[:, None])
-    total = tl.sum(weights, 1)
-    total = tl.where(count > 0, total, 1.0)
-    value = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION) / total[:, None]
-    bias = tl.zeros([T], tl.float32)
+    peak = tl.where(count > 0, tl.max(scores, 1), 0.0) * scale
+    weights = tl.exp2(scores * scale - peak[:, None])
+    total = tl.where(count > 0, tl.sum(weights, 1), 1.0)
+    share = (1.0 / total)[:, None]
+    value = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION) * share
+    bias = tl.zeros([T // 2], tl.float32)
     if KIND == VARIATIONAL:
-        key = tl.dot(weights.to(keys.dtype), keys, input_precision=PRECISION) / total[:, None]
+        key = tl.dot(weights.to(keys.dtype), keys, input_precision=PRECISION) * share
         bias = peak + tl.log2(total) - scale * tl.sum(key * asked.to(tl.float32), 1)
     else:
         key = pool(keys, inside, count, member, T, WIDTH, KIND, SINKS, PRECISION)
