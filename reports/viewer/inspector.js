@@ -1,5 +1,6 @@
 // Linked panes over the 8-bit codes of pooled maps: full attention, the pattern, their difference.
 // It shares one scope with the other inspector.*.js. Nothing is ever read back from a canvas.
+const PANE_KEYS = ["map", "head", "row", "part", "difference", "cells", "zoom"]; // in the address
 const SMALLEST = 8; // bins that a pane shows when zoomed in
 const root = document.getElementById("explorer");
 const readJSON = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -239,7 +240,8 @@ class Explorer {
     if (absolute) said.push("difference=absolute");
     if (cells !== "mean") said.push(`cells=${cells}`);
     if (size < this.plane.bins) said.push(`zoom=${[x, y, size].map((one) => Number(one.toFixed(2))).join(",")}`);
-    this.written = `#${said.join("&")}`;
+    const others = location.hash.slice(1).split("&").filter((one) => one && !PANE_KEYS.includes(one.split("=")[0]));
+    this.written = `#${[...others, ...said].join("&")}`;
     clearTimeout(this.writing);
     this.writing = setTimeout(() => {
       try { history.replaceState(null, "", this.written); } catch { /* a frame without an address */ }
