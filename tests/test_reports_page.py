@@ -154,7 +154,8 @@ def test_the_verdict_names_the_weights_the_device_and_the_samples(page: Page):
     assert "SmolLM2-135M-Instruct, Q4_1 weights" in verdict
     assert "NVIDIA H100 80GB HBM3" in verdict
     assert "1 sample \u00d7 2 layers \u00d7 9 heads" in verdict
-    assert "The first to beat the fastest dense kernel" in verdict
+    assert "Use full attention below about" in verdict
+    assert "What overtakes full attention, and at what loss" in verdict
 
 
 def test_the_command_is_written_so_that_it_can_be_run(page: Page):

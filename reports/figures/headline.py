@@ -46,7 +46,7 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _scatter(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, top: float) -> None:
-    seen = part[part.error.le(top * 1.05)]
+    seen = part[part.error.le(top)]
     axes.set_xlim(frame.ms.min() / 1.5, frame.ms.max() * 1.6)
     ms_axis(axes, "x")
     error_axis(axes, top)

@@ -118,9 +118,7 @@ def _bought(known: pd.DataFrame) -> list[str]:
         f"{size_text(row.longest)}</td></tr>"
         for row in each_row(rows)
     )
-    head = "".join(
-        f'<th scope="col">{one}</th>' for one in ("pattern", "error", "faster from", "gain")
-    )
+    head = "".join(f'<th scope="col">{one}</th>' for one in ("pattern", "error", "from", "gain"))
     lengths = joined(size_text(n) for n in sorted(set(rows.error_length)))
     far = f"; grey is above {CLOSE:g}" if rows.error.gt(CLOSE).any() else ""
     note = f"Errors at {lengths} tokens: 0 is full attention, 1 an output of zeros{far}."

@@ -57,13 +57,15 @@ function switchOf(key) {
     hidden[box.checked ? "delete" : "add"](key);
     choosePatterns(hidden);
   });
-  const drawn = marks.get(key).flatMap((one) => [...one.querySelectorAll("path, use")])
+  const lines = marks.get(key).filter((one) => one.id.includes("--series:"));
+  const drawn = lines.flatMap((one) => [...one.querySelectorAll("path, use")])
     .map((one) => getComputedStyle(one).stroke).find((colour) => colour && colour !== "none");
   const swatch = make("i", { className: "swatch" });
   if (drawn) swatch.style.background = drawn;
   const at = key.lastIndexOf("@"), [asked, backend] = [key.slice(0, at), key.slice(at + 1)];
   const name = backend === "auto" || backend === "" ? asked : `${asked} (${backend})`;
-  return make("label", {}, box, swatch, make("bdi", { textContent: name }));
+  const pieces = name.split(/(?<=[[,-])/).flatMap((one) => [one, make("wbr")]);
+  return make("label", {}, box, swatch, make("bdi", {}, ...pieces));
 }
 
 function buildSwitches() {

@@ -1,5 +1,11 @@
 // Figures that are drawn once a source of inputs: one is shown, everywhere the same.
 const groups = [...document.querySelectorAll(".sources")].map((box, place) => {
+  for (const one of box.querySelectorAll(":scope > details")) {
+    const [, ...inside] = one.childNodes; // without what unfolds it
+    const part = make("div", {}, ...inside);
+    part.dataset.source = one.dataset.source;
+    one.replaceWith(part);
+  }
   const parts = [...box.querySelectorAll(":scope > [data-source]")];
   return { box, place, parts, note: make("span", { className: "told" }), radios: new Map() };
 });
@@ -9,10 +15,7 @@ function showSource() {
   const wanted = sources.includes(state.source) ? state.source : sources[0];
   for (const { parts, note, radios } of groups) {
     const shown = parts.find((one) => one.dataset.source === wanted) ?? parts[0];
-    for (const one of parts) {
-      one.hidden = one !== shown;
-      if (one.tagName === "DETAILS") one.open = one === shown;
-    }
+    for (const one of parts) one.hidden = one !== shown;
     radios.get(shown.dataset.source).checked = true;
     note.textContent = shown.dataset.source === wanted ? "" : `not measured on ${wanted}`;
   }
@@ -40,7 +43,6 @@ function buildSources() {
       const radio = make("input", { type: "radio", name: `source-${place}`, value: name });
       radio.addEventListener("change", () => chooseSource(name, radio));
       radios.set(name, radio);
-      part.querySelector(":scope > summary")?.remove();
       return make("label", {}, radio, make("bdi", { textContent: name }));
     });
     note.setAttribute("role", "status");
