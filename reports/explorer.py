@@ -23,7 +23,10 @@ _HOW = (
     "applies, then what it takes from a key (blue) or gives to it (red). The bars at the margin "
     "are each row's total variation."
 )
-_SCRIPTS = ("codes", "regions", "tokens", "")
+_SCRIPTS = (
+    *("codes", "regions", "tokens", "state", "panes", "pointer", "moving", "words", "outline"),
+    *("drawing", "scales", "profile", ""),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
