@@ -46,7 +46,7 @@ def write_page(run: Run) -> Path:
         *about.sections(run),
     ]
     explorers = [one for part in sections for one in part.blocks if isinstance(one, Explorer)]
-    room = LARGEST_BYTES - 300_000 - sum(len(one.markup(heads=1)) for one in explorers)
+    room = LARGEST_BYTES - 200_000 - sum(len(one.markup(heads=1)) for one in explorers)
     bodies = []
     for section in sections:
         body, room = _section(section, figures, tabled, room)

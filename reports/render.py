@@ -94,7 +94,7 @@ def _inline(chart: Chart, made: _Made, suffix: str) -> str:
     said = escape(f"{chart.title}. {chart.conclusion}")
     if chart.kind == "image":
         data = base64.b64encode(_smaller(made.files["png"])).decode()
-        image = f'<img class="picture" src="data:image/png;base64,{data}" alt="{said}">'
+        image = f'<img class="picture" src="data:image/webp;base64,{data}" alt="{said}">'
         return f'<div class="covered">{image}{made.covers}</div>' if made.covers else image
     return inline_svg(made.text, f"{chart.key}{suffix}", said)
 
@@ -119,11 +119,10 @@ def _covers(figure: Figure, canvas: FigureCanvasAgg) -> str:
 
 
 def _smaller(png: bytes) -> bytes:
-    """The same picture in a palette of 256 colours, for the page; the file has them all."""
+    """The same picture in 256 colours as WebP, for the page; the file has them all."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        buffer, format="png", optimize=True
-    )
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.convert("RGB").save(buffer, format="webp", lossless=True)
     return buffer.getvalue()
 
 

@@ -103,6 +103,7 @@ def test_one_source_is_shown_everywhere_and_chosen_by_keys(browser, page: Path):
     assert first == ["captured"] * 3  # fidelity, frontier, maps
     radio = browser.find_element("css selector", '#fidelity .source input[value="captured"]')
     radio.send_keys("\ue014")  # to the right
+    assert "source=structured" in browser.execute_script("return location.href")
     assert browser.execute_script(SEEN, parts) == ["structured"] * 3
     assert browser.execute_script(SEEN, "#figure-rows-structured") == ["figure-rows-structured"]
     assert browser.execute_script(SEEN, "#figure-rows") == []
