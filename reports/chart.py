@@ -46,4 +46,5 @@ class Chart:
     narrow_height: float
     kind: Literal["lines", "image"] = "lines"
     alike: bool = False  # on a narrow screen the page shows the wide one, smaller
+    pattern: str = ""  # the one that all of it is about, as it was asked for
     missing: str = ""  # the cells without a result, each with its reason

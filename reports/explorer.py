@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reports.codes import DECADES, LINEAR, Codes, packed, signed_codes, weight_codes
-from reports.html import data_block, escape
+from reports.html import data_block, escape, scripts
 from reports.planes import DIFFERENCES, MAXIMA, MEANS, Plane, Sheet, row_variation
 from reports.structure import Labels
 from reports.style import look, shaded
@@ -23,7 +23,10 @@ _HOW = (
     "applies, then what it takes from a key (blue) or gives to it (red). The bars at the margin "
     "are each row's total variation."
 )
-_SCRIPTS = ("codes.", "regions.", "tokens.", "")
+_SCRIPTS = (
+    *("codes", "regions", "tokens", "state", "panes", "pointer", "moving", "words", "outline"),
+    *("drawing", "scales", "profile", ""),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,8 @@ class Explorer:
 
 def style_and_script() -> tuple[str, str]:
     """The style sheet and the scripts of the panes, which share a scope of their own."""
-    folder = files("reports") / "viewer"
-    scripts = ((folder / f"inspector.{name}js").read_text(encoding="utf-8") for name in _SCRIPTS)
-    style = (folder / "inspector.css").read_text(encoding="utf-8")
-    return style, '"use strict";\n{\n' + "\n".join(scripts) + "}\n"
+    style = (files("reports") / "viewer" / "inspector.css").read_text(encoding="utf-8")
+    return style, scripts("inspector", _SCRIPTS)
 
 
 def _text_block(tokens: tuple[str, ...]) -> str:

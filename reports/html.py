@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import Any
 
 from reports.chart import Table
@@ -19,6 +20,14 @@ def data_block(key: str, data: Any) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return f'<script type="application/json" id="{escape(key)}">{text}</script>'
+
+
+def scripts(name: str, parts: Iterable[str]) -> str:
+    """The files viewer/NAME.PART.js, and NAME.js for an empty part, in a scope of their own."""
+    folder = files("reports") / "viewer"
+    names = (f"{name}.{part}.js" if part else f"{name}.js" for part in parts)
+    held = "".join((folder / one).read_text(encoding="utf-8") for one in names)
+    return f'"use strict";\n{{\n{held}}}\n'
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -62,7 +71,7 @@ def table(shown: Table, *, caption: bool = True) -> str:
         cells: list[str] = []
         for column, value, number in zip(shown.frame.columns, record, numeric, strict=True):
             text = escape(shown.text(str(column), value))
-            order = f' data-v="{escape(value)}"' if number else ""
+            order = f' data-v="{value:.9g}"' if number else ""
             kind = " class=n" if number and cells else ""
             tag = "td" if cells else "th scope=row"
             cells.append(f"<{tag}{kind}{order}>{text}</{tag[:2]}>")

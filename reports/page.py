@@ -1,5 +1,6 @@
 """The page: one self-contained HTML file from the sections of a run."""
 
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -7,14 +8,26 @@ from pathlib import Path
 from reports import tables
 from reports.chart import Chart, Table
 from reports.explorer import Explorer, style_and_script
-from reports.html import details, escape, paragraph, table
+from reports.html import details, escape, paragraph, scripts, table
 from reports.render import Picture, render
 from reports.run import Run
-from reports.sections import Section, about, cost, evaluation, fidelity, frontier, maps, verdict
+from reports.sections import (
+    Block,
+    BySource,
+    Section,
+    about,
+    cost,
+    evaluation,
+    fidelity,
+    frontier,
+    maps,
+    verdict,
+)
 from reports.sections.shared import device_text, lengths_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 LARGEST_BYTES = 4_000_000
+_SCRIPTS = ("address", "patterns", "sources", "tables", "")
 PANES = "<!-- panes -->"  # where the linked panes go, once it is known what room is left
 
 
@@ -33,7 +46,7 @@ def write_page(run: Run) -> Path:
         *about.sections(run),
     ]
     explorers = [one for part in sections for one in part.blocks if isinstance(one, Explorer)]
-    room = LARGEST_BYTES - 300_000 - sum(len(one.markup(heads=1)) for one in explorers)
+    room = LARGEST_BYTES - 200_000 - sum(len(one.markup(heads=1)) for one in explorers)
     bodies = []
     for section in sections:
         body, room = _section(section, figures, tabled, room)
@@ -84,7 +97,7 @@ def document(*, title: str, lead: str, sections: list[Section], bodies: list[str
     """The whole page around the sections."""
     viewer = files("reports") / "viewer"
     style = (viewer / "page.css").read_text(encoding="utf-8")
-    script = (viewer / "page.js").read_text(encoding="utf-8")
+    script = scripts("page", _SCRIPTS)
     links = "".join(f'<a href="#{one.key}">{escape(one.title)}</a>' for one in sections[1:])
     return "\n".join(
         [
@@ -119,33 +132,68 @@ def document(*, title: str, lead: str, sections: list[Section], bodies: list[str
 def _section(section: Section, figures: Path, tabled: Path, room: int) -> tuple[str, int]:
     parts = []
     for block in section.blocks:
-        if isinstance(block, Chart):
-            picture = render(block, figures)
-            tables.write(replace(block.table, key=block.key), figures)
-            text = figure_markup(picture)
-            if len(text) > room:
-                text = _left_out(picture)
-            room -= len(text)
-            parts.append(text)
-        elif isinstance(block, Table):
-            names = tables.write(block, tabled)
-            parts.append(_table(block, names))
-            room -= len(parts[-1])
-        elif isinstance(block, Explorer):
-            parts.append(PANES)
+        if isinstance(block, BySource):
+            text, room = _by_source(block, figures, tabled, room)
         else:
-            parts.append(block)
+            text, room = _block(block, figures, tabled, room)
+        parts.append(text)
     level = "h1" if section.key == "verdict" else "h2"
     inside = "\n".join(parts)
     heading = f"<{level}>{escape(section.title)}</{level}>"
     return f'<section id="{section.key}">{heading}\n{inside}</section>', room
 
 
+def _block(block: Block, figures: Path, tabled: Path, room: int) -> tuple[str, int]:
+    """The markup of a block, and how many bytes are left after it."""
+    if isinstance(block, str):
+        return block, room
+    if isinstance(block, Explorer):
+        return PANES, room
+    if isinstance(block, Chart):
+        picture = render(block, figures)
+        tables.write(replace(block.table, key=block.key), figures)
+        text = figure_markup(picture)
+        if len(text) > room:
+            text = _left_out(picture)
+    else:
+        text = _table(block, tables.write(block, tabled))
+    return text, room - len(text)
+
+
+def _by_source(block: BySource, figures: Path, tabled: Path, room: int) -> tuple[str, int]:
+    """The blocks of the first source, and of each other to unfold or, with a script, to choose."""
+    found = []
+    for place, (source, blocks) in enumerate(block.parts):
+        texts = []
+        for one in blocks:
+            text, room = _block(_for_source(one, source) if place else one, figures, tabled, room)
+            texts.append(text)
+        inside, named = "\n".join(texts), f'data-source="{escape(source)}"'
+        said = f"<summary>The same on {escape(source)}</summary>"
+        found.append(
+            f"<details {named}>{said}{inside}</details>"
+            if place
+            else f"<div {named}>{inside}</div>"
+        )
+    if len(found) == 1:
+        return found[0], room
+    return f'<div class="sources" data-title="{escape(block.title)}">{"".join(found)}</div>', room
+
+
+def _for_source(block: str | Chart | Table, source: str) -> str | Chart | Table:
+    """Under a key of its own, as two sources share a page."""
+    if isinstance(block, str):
+        return block
+    word = re.sub(r"[^a-z0-9]+", "-", source.lower()).strip("-")
+    return replace(block, key=f"{block.key}-{word}")
+
+
 def figure_markup(picture: Picture) -> str:
     """One figure with all that belongs to it."""
     chart = picture.chart
+    about = f' data-part="panel:{escape(chart.pattern)}"' if chart.pattern else ""
     return (
-        f'<figure id="figure-{chart.key}"><h3>{escape(chart.title)}</h3>'
+        f'<figure id="figure-{chart.key}"{about}><h3>{escape(chart.title)}</h3>'
         f'<p class="how"><b>How to read this.</b> {escape(chart.how)}</p>'
         f'<div class="card">{_widths(picture)}</div>'
         f"<figcaption><p>{escape(chart.caption)}</p>{_missing(chart)}{_links(picture)}</figcaption>"

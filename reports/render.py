@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reports.chart import Chart
+from reports.compact import compact
 from reports.html import escape
 from reports.style import NARROW, WIDE, house
 
@@ -22,6 +23,7 @@ _METADATA: dict[str, dict[str, str | None]] = {
     "png": {"Software": None},
 }
 DPI = 200
+PANELS = ("panel:", "name:")  # what the name of axes begins with that are about one pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,12 @@ class Picture:
 
 def render(chart: Chart, folder: Path) -> Picture:
     """Draw a chart, write its PNG, SVG and PDF into a folder, and give the markup for the page."""
-    wide = _files(chart, WIDE, chart.wide_height, ("png", "svg", "pdf"))
+    wide = _made(chart, WIDE, chart.wide_height, ("png", "svg", "pdf"))
     needed = ("svg",) if chart.kind == "lines" else ("png",)
-    narrow = _files(chart, NARROW, chart.narrow_height, (*needed, "pdf"))
+    narrow = _made(chart, NARROW, chart.narrow_height, (*needed, "pdf"))
     names = []
     for suffix, made in (("", wide), ("-narrow", narrow)):
-        for kind, content in made.items():
-            if kind == "text":
-                continue
+        for kind, content in made.files.items():
             name = f"{chart.key}{suffix}.{kind}"
             (folder / name).write_bytes(content)
             names.append(name)
@@ -58,38 +58,71 @@ def render(chart: Chart, folder: Path) -> Picture:
     )
 
 
-def _files(chart: Chart, width: float, height: float, kinds: tuple[str, ...]) -> dict[str, bytes]:
-    made = {}
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """One drawing of a chart: its files by their kind, and what a page needs beside them."""
+
+    files: dict[str, bytes]
+    text: str  # as SVG whose words are text; '' for an image
+    covers: str  # markup; '' for lines
+
+
+def _made(chart: Chart, width: float, height: float, kinds: tuple[str, ...]) -> _Made:
+    files: dict[str, bytes] = {}
+    text = covers = ""
     with house():
         figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
+        canvas = FigureCanvasAgg(figure)
         chart.draw(figure)
         if chart.kind == "lines":
             with mpl.rc_context({"svg.fonttype": "none"}):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format="svg", metadata=_METADATA["svg"])
-                made["text"] = buffer.getvalue()
+                text = _saved(figure, "svg").decode()
+        else:
+            covers = _covers(figure, canvas)
         for kind in kinds:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=DPI, metadata=_METADATA[kind])
-            made[kind] = buffer.getvalue()
-    return made
+            files[kind] = _saved(figure, kind)
+    return _Made(files=files, text=text, covers=covers)
 
 
-def _inline(chart: Chart, made: dict[str, bytes], suffix: str) -> str:
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata=_METADATA[kind])
+    return buffer.getvalue()
+
+
+def _inline(chart: Chart, made: _Made, suffix: str) -> str:
     said = escape(f"{chart.title}. {chart.conclusion}")
     if chart.kind == "image":
-        data = base64.b64encode(_smaller(made["png"])).decode()
-        return f'<img class="picture" src="data:image/png;base64,{data}" alt="{said}">'
-    return inline_svg(made["text"].decode(), f"{chart.key}{suffix}", said)
+        data = base64.b64encode(_smaller(made.files["png"])).decode()
+        image = f'<img class="picture" src="data:image/webp;base64,{data}" alt="{said}">'
+        return f'<div class="covered">{image}{made.covers}</div>' if made.covers else image
+    return inline_svg(made.text, f"{chart.key}{suffix}", said)
+
+
+def _covers(figure: Figure, canvas: FigureCanvasAgg) -> str:
+    """An empty place over each panel of a pattern, for a page to hide the panel with."""
+    renderer, whole = canvas.get_renderer(), figure.bbox  # type: ignore[no-untyped-call]
+    found = []
+    for axes in figure.axes:
+        name = str(axes.get_gid() or "")
+        box = axes.get_tightbbox(renderer)
+        if not name.startswith(PANELS) or box is None:
+            continue
+        box = box.padded(2 * figure.dpi / 72)
+        sides = {
+            "left": box.x0 / whole.width, "top": 1 - box.y1 / whole.height,
+            "width": box.width / whole.width, "height": box.height / whole.height,
+        }  # fmt: skip
+        style = ";".join(f"{side}:{100 * share:.2f}%" for side, share in sides.items())
+        found.append(f'<i class="cover" data-part="{escape(name)}" style="{style}"></i>')
+    return "".join(found)
 
 
 def _smaller(png: bytes) -> bytes:
-    """The same picture in a palette of 256 colours, for the page; the file has them all."""
+    """The same picture in 256 colours as WebP, for the page; the file has them all."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        buffer, format="png", optimize=True
-    )
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.convert("RGB").save(buffer, format="webp", lossless=True)
     return buffer.getvalue()
 
 
@@ -118,6 +151,7 @@ def inline_svg(svg: str, key: str, said: str) -> str:
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
-    body = svg[svg.index(">") + 1 :].strip()
-    head = f'<svg class="picture" viewBox="{box[1]}" role="img" aria-label="{said}">'
-    return head + re.sub(r">\s+<", "><", body)
+    body = re.sub(r">\s+<", "><", svg[svg.index(">") + 1 :].strip())
+    drawn = f'class="picture drawn-{key}"'
+    head = f'<svg {drawn} viewBox="{box[1]}" role="img" aria-label="{said}">'
+    return head + compact(body, key)

@@ -11,7 +11,7 @@ import contextlib
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -84,6 +84,7 @@ class Look:
     marker: str
     dash: Dash
     hollow: bool = False
+    key: str = field(default="", compare=False)  # the pattern and backend that it is the look of
 
     @property
     def ink(self) -> str:
@@ -118,7 +119,7 @@ def look(
         dash = _DASHES[zlib.crc32(",".join(words).encode()) % len(_DASHES)]
     found = Look(
         family=family, colour=shaded(colour, -0.07 * shade), marker=marker, dash=dash,
-        hollow=not ranked,
+        hollow=not ranked, key=f"{asked}@{backend}",
     )  # fmt: skip
     return replace(found, dash=SIMULATED) if simulated else found
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from browsing import visit
 from report_run import PATTERNS, make
 
 import reports
@@ -19,17 +20,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captured=(1024, 2048), layers=(0, 5), maps=1,
     )  # fmt: skip
     return reports.write(run)
-
-
-def visit(browser, page: Path, width: int) -> None:
-    """Open the page on a screen of this width; a headless window would not be narrower than 500."""
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
-    browser.get("about:blank")
-    browser.get_log("performance")  # what the browser's own first page asked for
-    browser.get(page.as_uri())
 
 
 def requested(browser) -> list[str]:
@@ -55,7 +45,8 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
                           one.naturalWidth ?? 1])"""
     )
     figures = browser.execute_script(
-        "return document.querySelectorAll('figure:not(details.still:not([open]) figure)').length"
+        """return document.querySelectorAll('figure:not(details.still:not([open]) figure)' +
+             ':not([hidden] figure)').length"""
     )
     assert len(shown) == figures
     assert all(w > 0 and right <= width and natural > 0 for w, right, natural in shown)

@@ -36,6 +36,7 @@ def draw(figure: Figure, spreads: pd.DataFrame) -> None:
         axes.set_title(str(row.line), fontsize=6.6, fontweight="normal", pad=3,
                        color=look(str(row.asked)).ink)  # fmt: skip
         axes.set_ylim(0, top * 1.08)
+        axes.set_gid(f"panel:{row.asked}")
         axes.tick_params(labelsize=6, labelleft=index % across == 0)
         if index >= len(spreads) - across:
             axes.set_xlabel("query \u2212 key (tokens)", fontsize=6.5, labelpad=2)

@@ -40,6 +40,7 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
         axes.set_yticks(range(length + 1), [""] * (length + 1))
         axes.grid(color="#ffffff", linewidth=0.5)
         axes.set_axisbelow(False)
+        axes.set_gid(f"name:{tile.asked}")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         name = two_lines(tile.name)

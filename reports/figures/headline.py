@@ -46,7 +46,7 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
 
 
 def _scatter(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, top: float) -> None:
-    seen = part[part.error.le(top * 1.05)]
+    seen = part[part.error.le(top)]
     axes.set_xlim(frame.ms.min() / 1.5, frame.ms.max() * 1.6)
     ms_axis(axes, "x")
     error_axis(axes, top)
@@ -97,7 +97,7 @@ def _rivals(figure: Figure, rivals: pd.DataFrame, lengths: list[int], below: flo
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_yticks(range(len(names)), [text[asked] for asked in reversed(names)], fontsize=6.5)
         for tick, asked in zip(axes.get_yticklabels(), reversed(names), strict=True):
-            tick.set_color(look(asked).ink)
+            tick.set(color=look(asked).ink, gid=f"label:{asked}")
         axes.tick_params(axis="y", length=0, labelleft=column == 0)
         axes.spines.left.set_visible(False)
         axes.grid(axis="y", visible=False)
@@ -118,7 +118,7 @@ def _pair(axes: Axes, row: pd.Series, height: float, asked: str) -> None:
     axes.plot(
         [row.error, rival], [height, height], color=drawn.colour if better else "#c3c8d0",
         linewidth=2.6 if better else 1.4, alpha=0.55 if better else 1, zorder=2, label="_gap",
-        solid_capstyle="butt",
+        solid_capstyle="butt", gid=f"band:{asked}",
     )  # fmt: skip
     axes.plot(
         [row.sinks_at_ms], [height], marker="o", markersize=4.6, markerfacecolor=PAPER,

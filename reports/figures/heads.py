@@ -48,6 +48,7 @@ def draw(figure: Figure, cells: pd.DataFrame) -> None:
         )  # fmt: skip
         title = "\n".join(wrap(str(part.line.iloc[0]), 26, break_on_hyphens=True))
         axes.set_title(title, fontsize=6.2, fontweight="normal", pad=3, color=look(str(asked)).ink)
+        axes.set_gid(f"panel:{asked}")
         axes.grid(visible=False)
         names = [layer or DASH for layer in part.layer]
         axes.set_yticks(range(len(names)), names, fontsize=6)

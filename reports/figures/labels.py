@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
@@ -136,11 +137,12 @@ def inner_key(axes: Axes, entries: Sequence[tuple[str, Look]]) -> None:
         )
         for _, look in entries
     ]  # fmt: skip
-    axes.legend(
+    legend = axes.legend(
         handles, [text for text, _ in entries], loc="upper left", fontsize=5.4, handlelength=2.2,
         labelspacing=0.25, borderaxespad=0.2, title="timed at few lengths", title_fontsize=5.6,
         alignment="left",
     )  # fmt: skip
+    _tag(legend, entries)
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[str, Look]], *, bottom: float) -> None:
@@ -156,11 +158,12 @@ def legend_below(figure: Figure, entries: Sequence[tuple[str, Look]], *, bottom:
     ]  # fmt: skip
     longest = max(len(text) for text, _ in entries)
     columns = max(1, int(figure.get_figwidth() // (0.42 + 0.058 * longest)))
-    figure.legend(
+    legend = figure.legend(
         handles, [text for text, _ in entries], loc="upper center", ncols=columns, fontsize=6.3,
         bbox_to_anchor=(0.5, bottom / figure.get_figheight()), handlelength=2.2, columnspacing=1.0,
         handletextpad=0.5, borderaxespad=0, labelspacing=0.35,
     )  # fmt: skip
+    _tag(legend, entries)
 
 
 def legend_height(entries: int, longest: int, width: float) -> float:
@@ -172,6 +175,16 @@ def legend_height(entries: int, longest: int, width: float) -> float:
 def patch_key(colour: str) -> Rectangle:
     """A legend handle for an area."""
     return Rectangle((0, 0), 1, 1, facecolor=colour, edgecolor=PAPER)
+
+
+def _tag(legend: Legend, entries: Sequence[tuple[str, Look]]) -> None:
+    """Let a page hide an entry with its pattern."""
+    for handle, text, (_, look) in zip(
+        legend.legend_handles, legend.get_texts(), entries, strict=True
+    ):
+        for part in (handle, text):
+            if part is not None and look.key:
+                part.set_gid(f"label:{look.key}")
 
 
 def _gid(label: Label) -> str | None:

@@ -24,6 +24,7 @@ def draw(figure: Figure, pairs: pd.DataFrame) -> None:
         axes.plot(
             [row.parent_error, row.error], [at, at], linewidth=2.2, solid_capstyle="butt",
             color=child.colour if better else "#c3c8d0", alpha=0.6, zorder=2, label="_gap",
+            gid=f"band:{row.asked}",
         )  # fmt: skip
         axes.plot(
             [row.parent_error], [at], marker=parent.marker, color=parent.colour, markersize=5,
@@ -38,13 +39,14 @@ def draw(figure: Figure, pairs: pd.DataFrame) -> None:
                 f"{row.parent_label}: {three(row.parent_keys)} keys, here {three(row.keys)}",
                 (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0), fontsize=6.3,
                 textcoords="offset points", va="center", color=FAINT, annotation_clip=False,
+                gid=f"label:{row.asked}",
             )  # fmt: skip
     top = float(max(rows.error.max(), rows.parent_error.max()))
     error_axis(axes, top, "x")
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(range(len(rows)), list(rows.label), fontsize=6.8)
     for tick, asked in zip(axes.get_yticklabels(), rows.asked, strict=True):
-        tick.set_color(look(asked).ink)
+        tick.set(color=look(asked).ink, gid=f"label:{asked}")
     axes.tick_params(axis="y", length=0)
     axes.spines.left.set_visible(False)
     axes.grid(axis="y", visible=False)

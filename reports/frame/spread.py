@@ -26,6 +26,16 @@ def at_one_place(fidelity: pd.DataFrame, source: str | None = None) -> pd.DataFr
     return on_common_layers(good[good.length.eq(good.length.max())])
 
 
+def at_each_source(fidelity: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(source, `at_one_place` of it), the source to judge by first, then by name."""
+    good = fidelity[fidelity.status.eq("ok") & fidelity.error.notna()]
+    if len(good) == 0:
+        return []
+    best = best_source(good)
+    others = sorted(set(good.source) - {best})
+    return [(source, at_one_place(good, source)) for source in (best, *others)]
+
+
 def best_source(fidelity: pd.DataFrame) -> str:
     """The source to judge by: captured ones first, gaussian ones last."""
     sources: list[str] = sorted(fidelity.source.unique())

@@ -9,6 +9,7 @@ from reports.frame.scaling import crossovers, is_dense
 from reports.frame.tradeoff import SINKS, fastest_within
 
 LIMITS = (0.1, 0.2, 0.4)
+CLOSE = LIMITS[-1]  # a larger output error is called far: an output of zeros has 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,35 @@ def overtakes(cost: pd.DataFrame, one: str, joined: pd.DataFrame) -> pd.DataFram
     at = rows.crossover.where(rows.crossover.notna(), rows.shortest.astype(float)).where(low.gt(1))
     unclear = low.le(1) & high.ge(1)
     return rows.assign(at=at, unclear=unclear).sort_values(["at", "asked"], kind="stable")
+
+
+def with_errors(found: pd.DataFrame, joined: pd.DataFrame) -> pd.DataFrame:
+    """`overtakes` with `error` and `error_length`: at the longest length of each one's errors.
+
+    Without those that have no error, the closest first.
+    """
+    known = joined.sort_values("length", kind="stable").drop_duplicates("asked", keep="last")
+    known = known.set_index("asked")[["error", "length"]]
+    known = known.rename(columns={"length": "error_length"})
+    rows = found.join(known, on="asked")
+    return rows[rows.error.notna()].sort_values(["error", "asked"], kind="stable")
+
+
+def worth_it(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `with_errors` those ahead of dense that no other one beats in error, start and gain.
+
+    One is beaten by another that is at least as close, overtakes no later and gains no less at
+    a length no shorter, and is better in one of these.
+    """
+    ahead = found[found["at"].notna()]
+    kept = []
+    for one in ahead.itertuples():
+        beaten = ahead[
+            ahead.error.le(one.error) & ahead["at"].le(one.at) & ahead.longest.ge(one.longest)
+            & ahead.speedup_at_longest.ge(one.speedup_at_longest) & (ahead.index != one.Index)
+        ]  # fmt: skip
+        kept.append(len(beaten) == 0)
+    return ahead[kept]
 
 
 def noise(cost: pd.DataFrame) -> float:

@@ -9,12 +9,18 @@ from reports.chart import Chart, Table
 from reports.figures import error_length, heads, latency, parents, rows
 from reports.figures.lines import each_line
 from reports.frame.parents import parents as parent_pairs
-from reports.frame.spread import at_one_place, row_quantiles, with_heads, worst_heads
+from reports.frame.spread import (
+    at_each_source,
+    at_one_place,
+    row_quantiles,
+    with_heads,
+    worst_heads,
+)
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import over_layers, thinned
 from reports.html import paragraph
 from reports.run import Run
-from reports.sections import Section
+from reports.sections import Block, BySource, Section
 from reports.sections.shared import lengths_text, missing_text, source_text
 from reports.tables import errors as errors_table
 from reports.tables import plain
@@ -28,11 +34,12 @@ def section(run: Run) -> Section:
         text = "This run has no errors: no fidelity case ended well."
         return Section(key="fidelity", title="Fidelity", blocks=(paragraph(text, "empty"),))
     first = here.iloc[0]
+    every = at_each_source(run.fidelity)
     same = run.fidelity[
         run.fidelity.causal.eq(first.causal) & run.fidelity.dtype.eq(first["dtype"])
         & run.fidelity.device.eq(first.device)
     ]  # fmt: skip
-    blocks: list[str | Chart | Table] = [
+    blocks: list[Block | BySource] = [
         paragraph(
             "Output error is the norm of what a pattern's output misses over the norm of full "
             "attention's output, for each head, averaged over heads, then over layers: 0 is "
@@ -40,8 +47,16 @@ def section(run: Run) -> Section:
             "replace softmax it is a distance, not an error: hollow marks, never ranked."
         ),
         _over_length(same),
-        errors_table(here, "errors", f"Distances at {size_text(first.length)}, {first.source}"),
+        BySource(parts=tuple((source, _at(part)) for source, part in every)),
     ]
+    return Section(key="fidelity", title="Fidelity", blocks=tuple(blocks))
+
+
+def _at(here: pd.DataFrame) -> tuple[Chart | Table, ...]:
+    """What is known at one source and length."""
+    first = here.iloc[0]
+    title = f"Distances at {size_text(first.length)}, {first.source}"
+    blocks: list[Chart | Table] = [errors_table(here, "errors", title)]
     if chart := _parents(here):
         blocks.append(chart)
     quantiles = row_quantiles(thinned(here))
@@ -50,7 +65,7 @@ def section(run: Run) -> Section:
     known = with_heads(thinned(here))
     if len(known):
         blocks.append(_heads(here, known))
-    return Section(key="fidelity", title="Fidelity", blocks=tuple(blocks))
+    return tuple(blocks)
 
 
 def _place(here: pd.DataFrame) -> str:

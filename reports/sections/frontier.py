@@ -8,8 +8,8 @@ from reports.chart import Chart, Table
 from reports.figures import error_cost
 from reports.html import paragraph
 from reports.run import Run
-from reports.sections import Section
-from reports.sections.shared import PASS_WORDS, setting_caption, source_text, weighed
+from reports.sections import BySource, Section
+from reports.sections.shared import PASS_WORDS, setting_caption, source_text, weighed_by_source
 from reports.tables import plain
 from reports.text import joined, ms_text, ratio_text, size_text, three_places
 
@@ -18,11 +18,11 @@ MOST = 3  # lengths in the figure
 
 def section(run: Run) -> Section:
     """The trade-off, where times and errors meet."""
-    rows = weighed(run)
-    if len(rows) == 0:
+    found = weighed_by_source(run)
+    if not found:
         return Section(key="frontier", title="Frontier", blocks=(paragraph(_why(run), "empty"),))
-    blocks: list[str | Chart | Table] = [_chart(run, rows), _stairs(rows)]
-    return Section(key="frontier", title="Frontier", blocks=tuple(blocks))
+    parts = tuple((source, (_chart(run, rows), _stairs(rows))) for source, rows in found)
+    return Section(key="frontier", title="Frontier", blocks=(BySource(parts=parts),))
 
 
 def _why(run: Run) -> str:

@@ -12,13 +12,13 @@ from reports.figures import distance, gallery, triptych
 from reports.frame.maps import Map, mean_variation, pooled, view
 from reports.frame.masks import Tile, tiles
 from reports.frame.names import by_number, labels
-from reports.frame.spread import at_one_place, mass_by_distance
+from reports.frame.spread import at_each_source, mass_by_distance
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
 from reports.html import paragraph, unfolded
 from reports.planes import sheet
 from reports.run import Run
-from reports.sections import Section
+from reports.sections import Block, BySource, Section
 from reports.sections.shared import source_text
 from reports.style import look
 from reports.tables import plain
@@ -35,12 +35,15 @@ def section(run: Run) -> Section:
     """Masks, mass by distance, and the stored maps."""
     names = sorted({*run.cost.name, *run.fidelity.name})
     found = tiles(names)
-    blocks: list[str | Chart | Table | Explorer] = []
+    blocks: list[Block | BySource] = []
     if found:
         blocks.append(_gallery(found))
-    spreads = mass_by_distance(thinned(at_one_place(run.fidelity)))
-    if len(spreads):
-        blocks.append(_distance(spreads))
+    spreads = [
+        (source, mass_by_distance(thinned(here))) for source, here in at_each_source(run.fidelity)
+    ]
+    known = tuple((source, (_distance(one),)) for source, one in spreads if len(one))
+    if known:
+        blocks.append(BySource(parts=known))
     blocks += _maps(run)
     return Section(key="maps", title="Maps", blocks=tuple(blocks))
 
@@ -104,7 +107,7 @@ def _distance(spreads: pd.DataFrame) -> Chart:
     )
 
 
-def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
+def _maps(run: Run) -> list[Block]:
     if not run.maps:
         text = "This run stored no maps, so there is no pattern to lay beside full attention here."
         return [paragraph(text, "empty")]
@@ -116,7 +119,7 @@ def _maps(run: Run) -> list[str | Chart | Table | Explorer]:
     sheets = [sheet(key, short[view(one).asked], one, bins=PANE_BINS) for key, one in held]
     found = [(key, pooled(view(one), bins)) for key, one in held]
     opening, closing = unfolded("The same maps as figures")
-    blocks: list[str | Chart | Table | Explorer] = [
+    blocks: list[Block] = [
         Explorer(sheets=tuple(sheets), title="Inside the maps"),
         opening,
         *(
@@ -185,6 +188,7 @@ def chart_of(found: Map, head: int, name: str, distances: str, key: str) -> Char
         narrow_height=triptych.height(True),
         kind="image",
         alike=True,
+        pattern=found.asked,
     )
 
 

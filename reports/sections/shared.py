@@ -30,14 +30,20 @@ def main_pass(frame: pd.DataFrame) -> str:
 
 def weighed(run: Run) -> pd.DataFrame:
     """The trade-off of the main setting and pass on the best source; empty where none joins."""
-    parts = cost_settings(run)
-    for part in parts:
+    found = weighed_by_source(run)
+    return found[0][1] if found else pd.DataFrame()
+
+
+def weighed_by_source(run: Run) -> list[tuple[str, pd.DataFrame]]:
+    """(source, trade-off) of the main setting and pass, the best source first, then by name."""
+    for part in cost_settings(run):
         rows = tradeoff(part[part["pass"] == main_pass(part)], run.fidelity)
         rows = rows[rows.error.notna()]
         if len(rows):
-            source = best_source(rows.assign(source=rows.fidelity_source))
-            return rows[rows.fidelity_source == source]
-    return pd.DataFrame()
+            best = best_source(rows.assign(source=rows.fidelity_source))
+            others = sorted(set(rows.fidelity_source) - {best})
+            return [(one, rows[rows.fidelity_source == one]) for one in (best, *others)]
+    return []
 
 
 def source_text(source: str, causal: bool = True) -> str:
