@@ -210,22 +210,16 @@ def capture(typed: argparse.Namespace) -> int:
 def evaluate(typed: argparse.Namespace) -> int:
     """Swap patterns and schedules into a language model, and see what it loses."""
     from attnbench import evaluate as evaluating
-    from attnbench.evaluation import Evaluation, expect_sense
+    from attnbench.evaluation import expect_sense
     from attnbench.stack_table import stack_table
-    from attnbench.typed import lengths, retried
+    from attnbench.typed import evaluation, retried
+    from patterns.errors import BadInput
 
+    started = time.monotonic()
     retry = retried(typed.retry)
-    asked = Evaluation(
-        model=typed.model,
-        schedules=tuple(typed.pattern),
-        lengths=lengths(typed.length),
-        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
-        seed=whole(typed.seed, "--seed"),
-        sensitivity=typed.sensitivity,
-        dtype=typed.dtype,
-        device=device_of(typed.device),
-        backend=typed.backend,
-    )
+    if typed.budget is not None and not typed.budget > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    asked = evaluation(typed)
     expect_sense(asked)
     loaded = evaluating.load(asked, typed.text)
     if typed.dry_run:
@@ -239,6 +233,7 @@ def evaluate(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=retry,
         extend=typed.extend,
+        until=math.inf if typed.budget is None else started + 60 * typed.budget,
     )
     return _told(result, folder, report=True)
 

@@ -201,15 +201,34 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
         "--pattern",
         action="append",
         metavar="SPEC",
-        required=True,
         help="a pattern, or a schedule such as 'masformer[full=8,window=1024]' or "
         "'0-7:full,8-:local[window=1024]'; may be repeated",
     )
-    one.add_argument("--length", metavar="L", default="1k", help="of an excerpt (default 1k)")
-    one.add_argument("--text", metavar="FILE", type=Path, required=True, help="to read (UTF-8)")
+    one.add_argument(
+        "--preset",
+        choices=("swap",),
+        help="swap: every causal pattern at equal keys and MASFormer's placements, at 1k, 2k, 4k",
+    )
+    one.add_argument("--length", metavar="L", help="of an excerpt (default 1k)")
+    one.add_argument(
+        "--keys",
+        metavar="N|SPEC",
+        help="set block, window, stride and the like, where left out, so that every pattern "
+        "attends to N keys a query, or to as many as this one",
+    )
+    one.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        help="to read (UTF-8); the topics of this Python's help if left out",
+    )
     one.add_argument("--excerpts", metavar="N", help="16, and 4 from 4096 tokens on, if left out")
     one.add_argument("--seed", metavar="N", default="0", help="of where excerpts start (default 0)")
-    one.add_argument("--sensitivity", action="store_true", help="swap one layer at a time as well")
+    one.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="swap one layer at a time as well, at the shortest length",
+    )
     one.add_argument("--dtype", choices=_DTYPES, default="float32", help="the model's")
     one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
     one.add_argument("--backend", default="auto", help="what the patterns run on")
@@ -218,6 +237,7 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
         "--retry", action="append", metavar="STATUS", help="do cases of this status again"
     )
     one.add_argument("--extend", action="store_true", help="add these to an old run folder")
+    one.add_argument("--budget", metavar="MIN", type=float, help="minutes, loading included")
     one.add_argument(
         "--dry-run", action="store_true", help="only list what the stacks of layers cost"
     )

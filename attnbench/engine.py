@@ -31,6 +31,7 @@ from attnbench.version import same_code, version
 from patterns.errors import BadInput
 
 BAD_STATUSES = ("wrong", "crashed", "timeout")
+OVER_BUDGET = "the run's budget was spent: --retry skipped with a larger --budget does it"
 _SHORTEST_HANG_S, _LONGEST_HANG_S = 60.0, 120.0
 _BUSY = 0.6  # load a core, above which times on the CPU are noisy
 
@@ -298,9 +299,7 @@ def _longer(case: AnyCase, hung: Mapping[str, Any]) -> bool:
 def _skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[dict[str, Any]]:
     for case in cases:
         role = "comparison" if case_key(case) in group.comparisons else "asked"
-        ended = Ended(
-            "skipped", "the run's budget was spent: --retry skipped with a larger --budget does it"
-        )
+        ended = Ended("skipped", OVER_BUDGET)
         yield record(case, origin, role=role, ended=ended)
 
 

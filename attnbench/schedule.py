@@ -115,7 +115,7 @@ class Masformer(Schedule):
     Not Necessarily at Every Layer (2023, https://arxiv.org/abs/2310.12442), section 3.
     """
 
-    full: int = 8  # layers with full attention
+    full: AutoInt = 8  # layers with full attention; automatic: a quarter of them
     window: AutoInt = AUTO  # of the others, the own token included; automatic: about sqrt(L)
     place: Literal["bottom", "top", "interleaved"] = "bottom"  # where the full ones are
     sink: int = 0  # leading tokens that the others see too; ours, the paper has none
@@ -135,12 +135,13 @@ class Masformer(Schedule):
 
     def patterns(self, layers: int) -> tuple[Pattern, ...]:
         """See `Schedule`. Interleaved layers lie as evenly as they can, the first one at 0."""
-        if self.full > layers:
-            raise BadInput(f"{self.spec} wants {self.full} full layers of {layers}")
+        full = (layers + 2) // 4 if self.full is None else self.full
+        if full > layers:
+            raise BadInput(f"{self.spec} wants {full} full layers of {layers}")
         dense = {
-            "bottom": range(self.full),
-            "top": range(layers - self.full, layers),
-            "interleaved": [number * layers // self.full for number in range(self.full)],
+            "bottom": range(full),
+            "top": range(layers - full, layers),
+            "interleaved": [number * layers // full for number in range(full)],
         }[self.place]
         window: Pattern = Local(window=self.window)
         if self.sink:

@@ -35,7 +35,8 @@ class StackCost:
 
 def stack_cost(layers: Sequence[Pattern], shape: Shape) -> StackCost:
     """The cost of these layers, each of this shape."""
-    costs = [one.cost(shape) for one in layers]
+    known = {one: one.cost(shape) for one in dict.fromkeys(layers)}
+    costs = [known[one] for one in layers]
     queries = shape.batch * shape.heads * shape.length * len(layers)
     kept = sum(kept_tokens(one, shape.length) for one in layers)
     return StackCost(

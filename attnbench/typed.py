@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.evaluation import Evaluation
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
 
@@ -65,6 +66,39 @@ def engine_options(typed: argparse.Namespace, device: str) -> dict[str, Any]:
         return {"plugins": plugins}
     chosen = places(device, gpus=typed.gpus, workers=typed.workers)
     return {"places": chosen, "timeout_s": typed.timeout, "plugins": plugins}
+
+
+def evaluation(typed: argparse.Namespace) -> "Evaluation":
+    """What `evaluate` is to do.
+
+    Raises:
+        BadInput: a value that cannot be read, or neither a preset nor a pattern.
+    """
+    from attnbench.evaluation import Evaluation
+    from attnbench.swap_table import swap_table
+    from patterns.errors import BadInput
+
+    given: dict[str, Any] = swap_table() if typed.preset == "swap" else {"lengths": (1024,)}
+    if typed.pattern:
+        given["schedules"] = tuple(typed.pattern)
+        given.pop("sensitivity", None)
+    if "schedules" not in given:
+        raise BadInput("nothing is asked for: expected --pattern or --preset swap")
+    if typed.sensitivity:
+        given["sensitivity"] = given["schedules"]
+    if typed.keys is not None:
+        given["keys"] = typed.keys
+    if typed.length is not None:
+        given["lengths"] = lengths(typed.length)
+    return Evaluation(
+        model=typed.model,
+        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
+        seed=whole(typed.seed, "--seed"),
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
+        **given,
+    )
 
 
 def retried(typed: list[str] | None) -> tuple[str, ...]:

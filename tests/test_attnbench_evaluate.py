@@ -53,7 +53,7 @@ def by_name(folder: Path) -> dict[Any, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    result = evaluate(asked(sensitivity=True), loaded(tokens=2000), folder)
+    result = evaluate(asked(sensitivity=(SPEC,)), loaded(tokens=2000), folder)
     assert result.exit_code == 0
     return by_name(folder)
 
@@ -161,6 +161,28 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert evaluate(asked(), same, tmp_path).exit_code == 0
 
 
+def test_what_the_budget_leaves_out_is_said_and_can_be_done_later(tmp_path: Path):
+    result = evaluate(asked(), loaded(), tmp_path, until=0.0)
+    assert (result.exit_code, dict(result.statuses)) == (0, {"skipped": 4})
+    assert "budget was spent" in read(tmp_path)[0]["reason"]
+    assert not evaluate(asked(), loaded(), tmp_path).statuses.get("ok")
+    again = evaluate(asked(), loaded(), tmp_path, retry=("skipped",))
+    assert dict(again.statuses) == {"ok": 4}
+
+
+def test_how_close_the_keys_came_is_in_the_record(tmp_path: Path):
+    evaluate(asked(schedules=("local",), keys="5"), loaded(), tmp_path)
+    found = by_name(tmp_path)
+    spec = next(name for name, _ in found if name.startswith("local"))
+    keys = found[spec, None]["evaluation"]["keys"]
+    assert keys["wanted"] == 5
+    assert keys["off"] == pytest.approx(found[spec, None]["cost"]["keys_per_query"] / 5 - 1)
+    assert keys["matched"] == (abs(keys["off"]) <= 0.02)
+    assert all(
+        one["evaluation"]["keys"] is None for (name, _), one in found.items() if name != spec
+    )
+
+
 def test_another_evaluation_needs_extend(tmp_path: Path):
     evaluate(asked(), loaded(), tmp_path)
     with pytest.raises(BadInput, match="holds another evaluation: --extend"):
@@ -248,6 +270,19 @@ def folder(tmp_path: Path) -> Path:
         place
     )
     return place
+
+
+def test_a_folder_of_pieces_in_bfloat16_is_read_like_a_whole_one(folder: Path, text: Path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    whole = evaluating.load(_named(folder), text)
+    model.save_pretrained(folder, max_shard_size="10KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    found = evaluating.load(_named(folder), text)
+    assert found.digest == whole.digest
+    hidden, expected = (one.reader.read([1, 2, 3])[0] for one in (found, whole))
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, expected, atol=0.1, rtol=0)
 
 
 @pytest.fixture

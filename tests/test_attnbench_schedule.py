@@ -258,10 +258,12 @@ def test_beside_every_schedule_stand_full_uniform_and_the_window_at_equal_keys()
 
 def test_single_layers_are_swapped_where_the_schedule_changes_them():
     spec = "0:full,1-2:local[window=4],3:full"
-    (group,) = cases(asked(schedules=(spec,), sensitivity=True), SIZES, "t")
-    single = [one.case for one in group if one.case.layer is not None]
+    whole, single = (
+        [one.case for one in group]
+        for group in cases(asked(schedules=(spec,), sensitivity=(spec,)), SIZES, "t")
+    )
     assert [(one.asked, one.layer, one.excerpts) for one in single] == [(spec, 1, 4), (spec, 2, 4)]
-    assert all(one.case.layer is None for one in group[: -len(single)])
+    assert all(one.layer is None for one in whole)
 
 
 def test_a_case_says_the_pattern_of_every_layer():
