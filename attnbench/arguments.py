@@ -40,6 +40,7 @@ def parser(commands: Commands) -> Parser:
         "export": (_add_export, "copy a run without its single samples"),
         "capture": (_add_capture, "capture q, k, v of a model's layers"),
         "evaluate": (_add_evaluate, "swap patterns into a language model, and see what it loses"),
+        "stack": (_add_stack, "time the prefill of a stack of layers against what is predicted"),
     }
     for name, (add, told) in adders.items():
         sentence = told[0].upper() + told[1:] + "."
@@ -244,6 +245,34 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--times", metavar="RUN", type=Path, help="predict times from this run (with --dry-run)"
     )
+
+
+def _add_stack(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--pattern",
+        action="append",
+        metavar="SPEC",
+        required=True,
+        help="a pattern or a schedule, such as 'masformer[full=8,window=1024]'; may be repeated",
+    )
+    one.add_argument("--length", metavar="L", default="16k,64k", help="default 16k,64k")
+    one.add_argument("--layers", metavar="N", default="30", help="of the stack (default 30)")
+    one.add_argument("--batch", metavar="B", default="1", help="sequences (default 1)")
+    one.add_argument("--heads", metavar="H", default="16", help="16 (default), or 9/3")
+    one.add_argument("--dim", metavar="D", default="64", help="head width (default 64)")
+    one.add_argument("--dtype", choices=_DTYPES, help="bfloat16 on cuda, float32 on the CPU")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    one.add_argument("--seed", metavar="N", default="0", help="of the inputs (default 0)")
+    one.add_argument(
+        "--times",
+        metavar="RUN",
+        type=Path,
+        help="predict from this run; if left out, single layers are measured first, into --out",
+    )
+    one.add_argument(
+        "--out", metavar="RUN", type=Path, help="the run folder; stack.json goes there"
+    )
+    one.add_argument("--budget", metavar="MIN", type=float, help="minutes (default 2)")
 
 
 def _add_nothing(_one: argparse.ArgumentParser) -> None:

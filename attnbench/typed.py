@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnbench.evaluation import Evaluation
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
+    from attnbench.stack_time import StackRequest
 
 
 def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
@@ -98,6 +99,30 @@ def evaluation(typed: argparse.Namespace) -> "Evaluation":
         device=device_of(typed.device),
         backend=typed.backend,
         **given,
+    )
+
+
+def stack_request(typed: argparse.Namespace) -> "StackRequest":
+    """Which stacks `stack` is to time.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.stack_time import StackRequest
+
+    device = device_of(typed.device)
+    heads, kv_heads = _heads(typed.heads)
+    return StackRequest(
+        schedules=tuple(typed.pattern),
+        lengths=lengths(typed.length),
+        layers=positive(typed.layers, "--layers"),
+        batch=positive(typed.batch, "--batch"),
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype or ("bfloat16" if device == "cuda" else "float32"),
+        device=device,
+        seed=whole(typed.seed, "--seed"),
     )
 
 
