@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from patterns import PATTERNS, pattern
-from patterns.base import Pattern
+from patterns.base import Pattern, expand_groups
 from patterns.errors import BadInput, Unsupported
+from patterns.full import Full
 from patterns.mask import MaskPattern
 
 Spans = Sequence[tuple[int, int]]
@@ -37,7 +38,7 @@ class Choice:
         spans: Spans | None = None,
         scale: float | None = None,
     ) -> Tensor:
-        """Attention of the pattern, each sequence by itself.
+        """Attention of the pattern, each sequence by itself; full attention all in one masked call.
 
         Args:
             q: queries [B, Hq, Q, D], those of the last Q positions.
@@ -63,6 +64,8 @@ class Choice:
             groups.setdefault(span, []).append(row)
         if list(groups) == [(0, k.shape[2])]:
             return _attend(pattern, self.backend, q, k, v, scale)
+        if isinstance(pattern, Full) and self.backend in ("auto", "sdpa"):
+            return _masked(q, k, v, spans, causal=causal, scale=scale)
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for (start, stop), rows in groups.items():
             first, last = max(start - before, 0), stop - before
@@ -130,6 +133,26 @@ def _attend(
             "and this is attention across two"
         )
     return _step(pattern, q, k, v, scale)
+
+
+def _masked(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, *, causal: bool, scale: float | None
+) -> Tensor:
+    """Full attention on a padded batch, in one call: rounded as the model's own SDPA rounds."""
+    length = k.shape[2]
+    first, last = torch.tensor(spans, device=q.device).T[:, :, None]  # [B, 1]
+    key = torch.arange(length, device=q.device)
+    query = key[length - q.shape[2] :]
+    allowed = ((key >= first) & (key < last))[:, None, None]
+    if causal:
+        allowed = allowed & (key <= query[:, None])
+    padding = ((query < first) | (query >= last))[:, None, :, None]
+    # No kernel has to do without a key at all: what such rows see is dropped again.
+    out = scaled_dot_product_attention(
+        q, expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1]),
+        attn_mask=allowed | padding, scale=scale,
+    )  # fmt: skip
+    return out.masked_fill(padding, 0.0)
 
 
 def _step(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

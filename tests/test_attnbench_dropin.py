@@ -91,6 +91,17 @@ def test_full_gives_the_logits_of_sdpa(make: Callable[[], Any], side: str):
         torch.testing.assert_close(logits(model, ids, mask), expected, atol=LIMIT, rtol=0)
 
 
+@pytest.mark.parametrize("side", ["none", "left", "right"])
+@pytest.mark.parametrize("make", [llama, gpt2, bert])
+def test_full_is_rounded_as_sdpa_rounds(make: Callable[[], Any], side: str):
+    """To the bit, at lengths that a kernel cuts into several tiles."""
+    model, ids = make(), tokens(3, 60)
+    mask = padding(side, ids.shape)
+    expected = logits(model, ids, mask)
+    with attnbench.use(model, "full"):
+        assert torch.equal(logits(model, ids, mask), expected)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("spec", ["local[window=3]", "combiner-fixed[block=4]"])
 @pytest.mark.parametrize("make", [llama, bert])
