@@ -9,6 +9,7 @@ from attnbench.baselines import window_of_keys
 from attnbench.case import Case, case_key
 from attnbench.excerpts import excerpt_count
 from attnbench.language import Sizes
+from attnbench.layers import Layer, spelled
 from attnbench.matching import MATCHED, knob, matched, wanted_keys
 from attnbench.matrix import ELEMENT_BYTES, asked_name
 from attnbench.schedule import Same, Schedule, schedule, schedules
@@ -164,16 +165,19 @@ def _fitted(asked: Evaluation, spec: str, length: int) -> list[Schedule]:
     ]
 
 
-def resolved(layers: Sequence[Pattern], length: int) -> str:
+def resolved(layers: Sequence[Layer], length: int) -> str:
     """The patterns of all layers at this length, written as a pattern or a schedule."""
-    names = [asked_name(one.resolve(length)) for one in layers]
+    names = [spelled(one, length) for one in layers]
     runs: list[str] = []
     first = 0
-    for name, same in itertools.groupby(names):
+    for parts, same in itertools.groupby(names):
         last = first + len(list(same)) - 1
-        runs.append(f"{first}-{last}:{name}" if last > first else f"{first}:{name}")
+        where = f"{first}-{last}" if last > first else f"{first}"
+        runs += [f"{where}{heads}:{name}" for heads, name in parts]
         first = last + 1
-    return ",".join(runs) if len(runs) > 1 else names[0]
+    if len(runs) > 1 or names[0][0][0]:
+        return ",".join(runs)
+    return names[0][0][1]
 
 
 def _asked(asked: Evaluation, sizes: Sizes, text: str, one: Schedule, length: int) -> Asked:
@@ -221,6 +225,8 @@ def _single_layers(one: Asked, sizes: Sizes) -> Iterator[Asked]:
     for number, pattern in enumerate(layers):
         if isinstance(pattern, Full):
             continue
-        swapped = [Full()] * number + [pattern] + [Full()] * (sizes.layers - number - 1)
+        swapped: list[Layer] = (
+            [Full()] * number + [pattern] + [Full()] * (sizes.layers - number - 1)
+        )
         case = replace(one.case, layer=number, excerpts=count)
         yield replace(one, case=case, cost=stack_cost(swapped, shape), rival=None, rival_keys=None)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnbench.layers import Layer, PerHead, heads_of, keys_of
 from patterns import PATTERNS, pattern
 from patterns.base import Pattern, expand_groups
 from patterns.errors import BadInput, Unsupported
@@ -82,6 +83,54 @@ class Choice:
             raise BadInput(f"{self.pattern.spec} is bidirectional, and the model attends causally")
         same: Pattern = dataclasses.replace(self.pattern, causal=causal)  # type: ignore[type-var]
         return same
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadChoice:
+    """Patterns that stand in for the heads of a model's attention, each on its own."""
+
+    layer: PerHead
+    backend: str = "auto"
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        spans: Spans | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """See `Choice`; one call for each distinct pattern, on its heads.
+
+        Raises:
+            BadInput: the layer does not fit so many heads.
+        """
+        group = q.shape[1] // k.shape[1]
+        found: list[Tensor] = []
+        order: list[int] = []
+        for one, heads in heads_of(self.layer, q.shape[1]).items():
+            keys = keys_of(heads, group)
+            choice = Choice(pattern=one, backend=self.backend)
+            own = q[:, list(heads)], k[:, keys], v[:, keys]
+            found.append(choice.attend(*own, causal=causal, spans=spans, scale=scale))
+            order += heads
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(found, dim=1)[:, back]
+
+
+def choose_layer(layer: Layer, backend: str) -> Choice | HeadChoice:
+    """What stands in for a layer.
+
+    Raises:
+        BadInput: a pattern has no such backend.
+    """
+    if isinstance(layer, Pattern):
+        return choose(layer, backend)
+    for _, one in layer.parts:
+        choose(one, backend)
+    return HeadChoice(layer=layer, backend=backend)
 
 
 def choose(spec: str | Pattern, backend: str) -> Choice:

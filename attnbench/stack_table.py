@@ -70,7 +70,8 @@ def _reach(one: Asked) -> str:
     """How far back the last layer's tokens know of, as a share of the way there is, on average."""
     if one.case.length > _REACH_TOKENS:
         return "-"
-    last = reach(one.schedule.patterns(one.case.layers), one.case.length)[-1]
+    layers = one.schedule.patterns(one.case.layers)
+    last = reach(layers, one.case.length, heads=one.case.heads)[-1]
     return f"{last.distance:.0f} tokens, {100 * last.share:.0f} % seen"
 
 

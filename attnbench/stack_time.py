@@ -13,16 +13,18 @@ import torch
 from tabulate import tabulate
 
 from attnbench.contender import own_stream
+from attnbench.layers import Layer, calls
 from attnbench.matrix import ELEMENT_BYTES, Matrix, asked_name
 from attnbench.presets import Plan
 from attnbench.records import Record, read
 from attnbench.schedule import Schedule, schedule
 from attnbench.sources import load, settings
+from attnbench.spans import choose_layer
 from attnbench.stack import predicted_time
 from attnbench.statistics import ratio, summary
 from attnbench.timing import Call, Contender, Timed, time_group
 from attnbench.watch import copies_beyond_cache, watch_for
-from patterns.base import Pattern, Shape
+from patterns.base import Shape
 from patterns.errors import BadInput, Unsupported
 
 FULL = "full"  # what speed-ups are against
@@ -54,7 +56,7 @@ class StackRequest:
             dim=self.dim, element_bytes=ELEMENT_BYTES[self.dtype],
         )  # fmt: skip
 
-    def stacks(self) -> dict[str, tuple[Pattern, ...]]:
+    def stacks(self) -> dict[str, tuple[Layer, ...]]:
         """The patterns of every layer, by the schedule's name; full attention first.
 
         Raises:
@@ -65,13 +67,19 @@ class StackRequest:
 
     def plan(self, budget_s: float) -> Plan:
         """What measures the single layers that the stacks are made of."""
-        single = {asked_name(one) for layers in self.stacks().values() for one in layers}
-        part = Matrix(
-            patterns=tuple(sorted(single)), lengths=self.lengths, passes=("fwd",),
-            batch=self.batch, heads=self.heads, kv_heads=self.kv_heads, dim=self.dim,
-            dtype=self.dtype, device=self.device, seed=self.seed, baselines=False,
+        single: dict[tuple[int, int], set[str]] = {}
+        for layers in self.stacks().values():
+            for one, shape in calls(layers, self.shape(1)):
+                single.setdefault((shape.heads, shape.kv_heads), set()).add(asked_name(one))
+        parts = tuple(
+            Matrix(
+                patterns=tuple(sorted(names)), lengths=self.lengths, passes=("fwd",),
+                batch=self.batch, heads=heads, kv_heads=kv_heads, dim=self.dim,
+                dtype=self.dtype, device=self.device, seed=self.seed, baselines=False,
+            )
+            for (heads, kv_heads), names in single.items()
         )  # fmt: skip
-        return Plan(preset="stack", parts=(part,), budget_s=budget_s)
+        return Plan(preset="stack", parts=parts, budget_s=budget_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +151,7 @@ def table(found: Sequence[StackTime]) -> str:
 
 
 def _timed(
-    asked: StackRequest, stacks: dict[str, tuple[Pattern, ...]], length: int, budget_s: float
+    asked: StackRequest, stacks: dict[str, tuple[Layer, ...]], length: int, budget_s: float
 ) -> dict[str, Timed]:
     device = torch.device(asked.device)
     with own_stream(device), torch.no_grad():
@@ -177,12 +185,14 @@ def _inputs(
 
 
 def _call(
-    layers: Sequence[Pattern],
+    layers: Sequence[Layer],
     inputs: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
 ) -> Call:
+    chosen = [choose_layer(one, "auto") for one in layers]
+
     def prefill(_copy: int) -> torch.Tensor:
-        for number, one in enumerate(layers):
-            out = one.attend(*inputs[number % len(inputs)])
+        for number, one in enumerate(chosen):
+            out = one.attend(*inputs[number % len(inputs)], causal=True)
         return out
 
     return prefill
@@ -192,11 +202,11 @@ def _one(
     asked: StackRequest,
     length: int,
     name: str,
-    stacks: dict[str, tuple[Pattern, ...]],
+    stacks: dict[str, tuple[Layer, ...]],
     timed: dict[str, Timed],
     records: Sequence[Record],
 ) -> StackTime:
-    def predicted(layers: tuple[Pattern, ...]) -> float:
+    def predicted(layers: tuple[Layer, ...]) -> float:
         return predicted_time(
             layers, asked.shape(length), records, dtype=asked.dtype, device=asked.device
         ).ms
@@ -227,7 +237,7 @@ def expect_stack(asked: StackRequest) -> None:
     if asked.layers < 1:
         raise BadInput(f"expected at least 1 layer, got {asked.layers}")
     for layers in asked.stacks().values():
-        for one in layers:
+        for one, _ in calls(layers, asked.shape(1)):
             if not one.causal:
                 raise BadInput(f"{one.spec} is bidirectional, and a prefill is causal")
 

@@ -10,7 +10,7 @@ from attnbench.schedule import schedule
 from attnbench.swap_table import swap_table
 from attnbench.typed import evaluation
 from patterns import PATTERNS, BadInput, pattern
-from run_bench import parser
+from run_bench import _COMMANDS, parser
 
 SIZES = Sizes(layers=8, heads=2, kv_heads=1, dim=8, positions=4096)
 
@@ -87,15 +87,7 @@ def test_patterns_at_equal_keys_share_one_window_and_schedules_have_their_own():
 
 
 def typed(*words: str) -> Evaluation:
-    return evaluation(parser({"default": None, **dict.fromkeys(COMMANDS)}).parse_args(
-        ["evaluate", "m", "--device", "cpu", *words]
-    ))  # fmt: skip
-
-
-COMMANDS = (
-    *("run", "report", "inspect", "compare", "advise", "merge", "list", "doctor", "export"),
-    *("capture", "evaluate"),
-)
+    return evaluation(parser(_COMMANDS).parse_args(["evaluate", "m", "--device", "cpu", *words]))
 
 
 def test_the_preset_has_every_pattern_and_options_go_over_it():
