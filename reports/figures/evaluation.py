@@ -8,19 +8,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from reports.figures.axes import is_narrow
-from reports.style import FAINT, INK, RULE, Look, look
-from reports.text import ms_text, size_text, three
+from reports.style import FAINT, INK, PAPER, RULE, Look, look
+from reports.text import size_text, three
 
 WIDE_PANELS = ("perplexity", "kl", "second_copy", "ms")
 NARROW_PANELS = ("perplexity", "second_copy")
 _TITLES = {
-    "perplexity": "perplexity", "kl": "KL to full", "second_copy": "second copy", "ms": "prefill",
+    "perplexity": "perplexity", "kl": "KL to full", "second_copy": "second copy",
+    "ms": "prefill (ms)",
 }  # fmt: skip
 _LOG = ("kl", "ms")
 _SHARES = {"perplexity": 1.5, "kl": 1.0, "second_copy": 1.0, "ms": 1.0}  # of the width
 _ROW, _AROUND = 0.155, 0.78  # inches: a line, and the titles and ticks of all
-_LETTER = 0.056  # inches
-_LONGEST = {True: 25, False: 38}  # letters of a name, where the figure is narrow, and else
+_POINTS, _NARROW_POINTS = 6.3, 5.6  # of the names
+_LETTER = 0.0088  # inches of width, a point
+_LONGEST = {True: 31, False: 38}  # letters of a name, where the figure is narrow, and else
+_KEYS = 6  # letters of room for the keys
 MOST = 3.0  # times the perplexity of full attention: what is beyond is written, not drawn
 
 
@@ -35,8 +38,10 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
     rows = frame.sort_values("perplexity", kind="stable").reset_index(drop=True)
     narrow = is_narrow(figure)
     width, height = figure.get_size_inches()
-    names = [shortened(str(line), _LONGEST[narrow]) for line in rows.line]
-    gutter = 0.12 + _LETTER * (max(map(len, names)) + 5)
+    points = _NARROW_POINTS if narrow else _POINTS
+    lines = [str(one).replace("combiner-", "c-") if narrow else str(one) for one in rows.line]
+    names = [shortened(one, _LONGEST[narrow]) for one in lines]
+    gutter = 0.1 + _LETTER * points * (max(map(len, names)) + _KEYS)
     panels = NARROW_PANELS if narrow else WIDE_PANELS
     grid = figure.add_gridspec(
         1, len(panels), width_ratios=[_SHARES[one] for one in panels], left=gutter / width,
@@ -45,8 +50,9 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
     for number, column in enumerate(panels):
         axes = figure.add_subplot(grid[0, number])
         _column(axes, rows, column)
-        axes.set_title(_TITLES[column], color=INK, fontsize=7.5)
-    _names(figure.axes[0], rows, names)
+        title = _TITLES[column].removeprefix("second ") if narrow else _TITLES[column]
+        axes.set_title(title, color=INK, fontsize=points + 1.2)
+    _names(figure.axes[0], rows, names, points)
 
 
 def shortened(text: str, longest: int) -> str:
@@ -57,25 +63,24 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
-def _names(axes: Axes, rows: pd.DataFrame, names: list[str]) -> None:
+def _names(axes: Axes, rows: pd.DataFrame, names: list[str], points: float) -> None:
     """The name and the keys of every line, at the left of the first panel."""
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     space = axes.get_yaxis_transform()
-    settings = {"transform": space, "va": "center", "fontsize": 6.3}
     for y, (name, (_, row)) in enumerate(zip(names, rows.iterrows(), strict=True)):
         keys = f"{row.keys_per_query:.0f}"
         axes.annotate(
             keys, (0, y), xycoords=space, xytext=(-3, 0), textcoords="offset points",
-            ha="right", va="center", fontsize=6.3, color=FAINT,
+            ha="right", va="center", fontsize=points, color=FAINT,
         )  # fmt: skip
         axes.annotate(
-            name, (0, y), xycoords=space, xytext=(-5 * _LETTER * 72, 0),
-            textcoords="offset points", ha="right", va="center", fontsize=6.3,
+            name, (0, y), xycoords=space, xytext=(-_KEYS * _LETTER * points * 72, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=points,
             color=_look(row).ink, weight="bold" if row["name"] == "full" else "normal",
         )  # fmt: skip
     axes.annotate(
         "keys", (0, 1), xycoords="axes fraction", xytext=(-3, 6), textcoords="offset points",
-        ha="right", fontsize=settings["fontsize"], color=FAINT,
+        ha="right", fontsize=points, color=FAINT,
     )  # fmt: skip
 
 
@@ -93,7 +98,8 @@ def _column(axes: Axes, rows: pd.DataFrame, column: str) -> None:
         elif drawable:
             axes.annotate(
                 f"{three(value)} ▸", (1, y), xycoords=axes.get_yaxis_transform(), ha="right",
-                va="center", fontsize=6.3, color=_look(row).ink,
+                va="center", fontsize=6.3, color=_look(row).ink, zorder=5,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
         rival = rivals.get(row.rival, math.inf) if column == "perplexity" else math.inf
         if rival <= limit:
@@ -102,7 +108,7 @@ def _column(axes: Axes, rows: pd.DataFrame, column: str) -> None:
                 label="_rival", gid=f"rival:{row.asked}@{row.backend}",
             )  # fmt: skip
     if column in _LOG:
-        _logarithmic(axes, ms_text if column == "ms" else three)
+        _logarithmic(axes)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
@@ -130,13 +136,13 @@ def _point(axes: Axes, row: pd.Series, column: str, y: int) -> None:
     )[0].set_gid(f"series:{row.asked}@{row.backend}")  # fmt: skip
 
 
-def _logarithmic(axes: Axes, text: object) -> None:
+def _logarithmic(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     subs = (1.0, 2.0, 5.0) if high / low < 30 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=5))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))  # type: ignore[operator]
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
 
 
 def _look(row: pd.Series) -> Look:
