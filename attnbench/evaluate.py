@@ -22,6 +22,7 @@ from attnbench.engine import OVER_BUDGET, Result, Stop, expect_same_origin, open
 from attnbench.evaluation import Asked, Evaluation, cases, expect_sense
 from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts, python_help
 from attnbench.language import Reader
+from attnbench.layer_check import LayerChecks
 from attnbench.machine import facts, machine_id
 from attnbench.matching import MATCHED
 from attnbench.memory import measure_memory
@@ -139,11 +140,16 @@ def evaluate(
         progress = Progress(sum(map(len, todo)))
         for line in (*book.said, *([] if any(todo) else ["nothing left to do"])):
             progress.say(line)
+        checks = LayerChecks(
+            loaded.reader.sizes, dtype=asked.dtype, device=asked.device, seed=asked.seed
+        )
         with Stop(progress.say) as stop:
             try:
                 for missing, group in zip(todo, groups, strict=True):
                     texts = read[group[0].case.length]
-                    for record in _group(missing, texts, loaded.reader, origin, stop, until):
+                    for record in _group(
+                        missing, texts, loaded.reader, checks, origin, stop, until
+                    ):
                         book.append(record)
                         progress.record(record)
             finally:
@@ -213,6 +219,7 @@ def _group(
     missing: Sequence[Asked],
     texts: Texts,
     reader: Reader,
+    checks: LayerChecks,
     origin: Origin,
     stop: Stop,
     until: float,
@@ -230,7 +237,7 @@ def _group(
                 pairs = zip(hidden, texts.excerpts, strict=True)
                 texts.full_losses = [reader.losses(one, tokens) for one, tokens in pairs]
                 texts.full = hidden
-            found, prefill, memory = _evaluated(one, texts, reader)
+            found, prefill, memory = _evaluated(one, texts, reader, checks)
         except Exception as error:  # whatever a pattern does, the others go on
             ended = ending(error)
             confirm_device(reader.device)
@@ -238,10 +245,13 @@ def _group(
 
 
 def _evaluated(
-    one: Asked, texts: Texts, reader: Reader
+    one: Asked, texts: Texts, reader: Reader, checks: LayerChecks
 ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
     """The numbers of one schedule: what it loses, how long a prefill takes, what it holds."""
     case, alone = one.case, one.case.layer is not None
+    own_attention = case.pattern == "full"  # the model's, untouched
+    layers = [] if own_attention else one.schedule.patterns(reader.sizes.layers)
+    runs = checks.expect(layers, case.length, case.backend)
     memory = None
     divergence, agreement, own, took = [], [], [], []
     with _swapped(one, reader):
@@ -270,6 +280,7 @@ def _evaluated(
         "second_copy_loss": _per_excerpt(second) if second else None,
         "keys": None if one.wanted is None else _against(one.cost.keys_per_query, one.wanted),
         "rival": None if one.rival is None else _rival(one),
+        "implementations": runs,
         "notes": notes,
     }
     return found, None if alone else {"prefill_ms": summary(took)}, memory

@@ -20,6 +20,7 @@ from attnbench.evaluation import Evaluation  # noqa: E402 - after the guard
 from attnbench.language import Reader  # noqa: E402 - after the guard
 from attnbench.records import read  # noqa: E402 - after the guard
 from patterns import BadInput, Unsupported  # noqa: E402 - after the guard
+from patterns.sparse.local import Local  # noqa: E402 - after the guard
 
 WORDS = 40
 SIZES = {
@@ -205,6 +206,31 @@ def test_what_a_pattern_cannot_do_is_a_record_and_the_others_go_on(tmp_path: Pat
     assert found[SPEC, None]["status"] == "unsupported"
     assert "has no backend 'flex'" in found[SPEC, None]["reason"]
     assert found["full", None]["status"] == "ok"
+
+
+def test_a_pattern_that_is_not_what_it_says_has_no_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = Local._attend
+
+    def spoilt(self: Local, *inputs: Any) -> torch.Tensor:
+        return own(self, *inputs) * 1.01
+
+    monkeypatch.setattr(Local, "_attend", spoilt)
+    result = evaluate(asked(), loaded(), tmp_path)
+    assert result.exit_code == 1
+    found = by_name(tmp_path)
+    wrong = found[SPEC, None]
+    assert (wrong["status"], wrong["evaluation"], wrong["time"]) == ("wrong", None, None)
+    assert "local[window=3]@" in wrong["reason"]
+    assert found["full", None]["status"] == "ok"
+
+
+def test_what_ran_is_in_the_record(run: dict):
+    found = run[SPEC, None]["evaluation"]["implementations"]
+    assert found.keys() == {"full", "local[window=3]"}
+    assert found["full"] == "sdpa, native"
+    assert run["full", None]["evaluation"]["implementations"] == {}
 
 
 def test_a_schedule_puts_each_pattern_into_its_layer():

@@ -97,7 +97,7 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, size: str, tail: str) -> 
         "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
         f"excerpt; more than {figures.MOST:g} times that of full is written. KL to full and second "
         f"copy: nats. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
-        "model, one excerpt, wall time.",
+        "model, one excerpt, wall time. In a narrow figure c- stands for combiner-.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
