@@ -107,3 +107,11 @@ def test_a_quarter_of_the_layers_is_full_where_nobody_says_how_many():
     for layers, full in ((30, 8), (12, 3), (3, 1), (1, 0)):
         found = schedule("masformer[full=auto,window=4]").patterns(layers)
         assert [one.name for one in found].count("full") == full
+
+
+def test_schedules_whose_keys_are_nearly_equal_are_compared_with_one_window():
+    near = ("local[window=90]", "local[window=91]", "local[window=120]")
+    (group,) = cases(Evaluation(model="m", schedules=near, lengths=(512,)), SIZES, "t")
+    rivals = {one.case.asked: one.rival for one in group}
+    assert rivals[near[0]] == rivals[near[1]] != rivals[near[2]]
+    assert sum(one.role == "comparison" and one.case.asked != "uniform" for one in group) == 3
