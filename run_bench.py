@@ -210,22 +210,16 @@ def capture(typed: argparse.Namespace) -> int:
 def evaluate(typed: argparse.Namespace) -> int:
     """Swap patterns and schedules into a language model, and see what it loses."""
     from attnbench import evaluate as evaluating
-    from attnbench.evaluation import Evaluation, expect_sense
+    from attnbench.evaluation import expect_sense
     from attnbench.stack_table import stack_table
-    from attnbench.typed import lengths, retried
+    from attnbench.typed import evaluation, retried
+    from patterns.errors import BadInput
 
+    started = time.monotonic()
     retry = retried(typed.retry)
-    asked = Evaluation(
-        model=typed.model,
-        schedules=tuple(typed.pattern),
-        lengths=lengths(typed.length),
-        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
-        seed=whole(typed.seed, "--seed"),
-        sensitivity=typed.sensitivity,
-        dtype=typed.dtype,
-        device=device_of(typed.device),
-        backend=typed.backend,
-    )
+    if typed.budget is not None and not typed.budget > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    asked = evaluation(typed)
     expect_sense(asked)
     loaded = evaluating.load(asked, typed.text)
     if typed.dry_run:
@@ -239,8 +233,39 @@ def evaluate(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=retry,
         extend=typed.extend,
+        until=math.inf if typed.budget is None else started + 60 * typed.budget,
     )
     return _told(result, folder, report=True)
+
+
+def stack(typed: argparse.Namespace) -> int:
+    """Time the prefill of a stack of attention layers against what single ones predict."""
+    import json
+
+    from attnbench import engine
+    from attnbench.stack_time import expect_stack, table, time_stacks
+    from attnbench.typed import stack_request
+    from patterns.errors import BadInput
+
+    if typed.budget is not None and not typed.budget > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    asked = stack_request(typed)
+    expect_stack(asked)
+    budget_s = 60 * (typed.budget or 2.0)
+    times, folder = typed.times, typed.out or _fresh_folder("stack")
+    code = 0
+    if times is None:  # half the time for single layers, half for the stacks
+        result = engine.run(asked.plan(budget_s / 2), folder, command=sys.argv[1:])
+        code = _told(result, folder, report=False)
+        if result.stopped:
+            return code
+        times = folder
+    found = time_stacks(asked, times, budget_s=budget_s / 2)
+    print(table(found))
+    folder.mkdir(parents=True, exist_ok=True)
+    document = [one.document() for one in found]
+    (folder / "stack.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return code
 
 
 _COMMANDS = {
@@ -256,6 +281,7 @@ _COMMANDS = {
     "export": export,
     "capture": capture,
     "evaluate": evaluate,
+    "stack": stack,
 }
 
 

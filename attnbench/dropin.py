@@ -21,7 +21,7 @@ from attnbench.interface import (
     require_transformers,
 )
 from attnbench.schedule import Same, Schedule, schedule
-from attnbench.spans import Choice, Spans, choose, spans_of
+from attnbench.spans import Choice, HeadChoice, Spans, choose, choose_layer, spans_of
 from patterns.base import Pattern
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match
@@ -36,7 +36,7 @@ def use(
     layers: Iterable[int] | None = None,
     backend: str = "auto",
 ) -> "Use":
-    """Let a transformers model attend by a pattern, or by one pattern a layer, from this call on.
+    """Let a transformers model attend by a pattern, or one a layer or head, from this call on.
 
     Args:
         model: a transformers model (5 or newer) whose attention goes through `AttentionInterface`.
@@ -158,7 +158,7 @@ class Use:
 
 def _choices(
     chosen: Schedule, numbers: list[int], layers: frozenset[int] | None, backend: str
-) -> tuple[Mapping[int, Choice], Choice | None]:
+) -> tuple[Mapping[int, Choice | HeadChoice], Choice | None]:
     """What stands in for each layer's attention, and for that of layers without an entry."""
     if isinstance(chosen, Same):
         choice = choose(chosen.pattern, backend)
@@ -167,7 +167,9 @@ def _choices(
         raise Unsupported("this model does not say how many layers it has: use one pattern for all")
     found = zip(numbers, chosen.patterns(len(numbers)), strict=True)
     return {
-        number: choose(one, backend) for number, one in found if layers is None or number in layers
+        number: choose_layer(one, backend)
+        for number, one in found
+        if layers is None or number in layers
     }, None
 
 

@@ -4,6 +4,8 @@ docs/evaluate.md says what is measured and how; docs/records.md has the record.
 """
 
 import hashlib
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,10 +19,12 @@ from torch import Tensor
 from attnbench import dropin
 from attnbench.case import as_dict, case_key
 from attnbench.engine import Result
-from attnbench.evaluation import MATCHED, Asked, Evaluation, cases, expect_sense
-from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts
+from attnbench.evaluation import Asked, Evaluation, cases, expect_sense
+from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts, python_help
 from attnbench.language import Reader
+from attnbench.layer_check import LayerChecks
 from attnbench.machine import facts, machine_id
+from attnbench.matching import MATCHED
 from attnbench.memory import measure_memory
 from attnbench.models import MODELS, load_model
 from attnbench.opening import expect_same_origin, opening
@@ -34,6 +38,7 @@ from attnbench.records import (
     read_document,
     write_document,
 )
+from attnbench.remaining import OVER_BUDGET
 from attnbench.statistics import mean_interval, summary
 from attnbench.stop import Stop
 from attnbench.version import version
@@ -67,19 +72,18 @@ class Texts:
     full_losses: list[Tensor] = field(default_factory=list)  # [L - 1] by excerpt
 
 
-def load(asked: Evaluation, text: Path) -> Loaded:
+def load(asked: Evaluation, text: Path | None) -> Loaded:
     """Load the model that was asked for, and make tokens of a text file.
+
+    Args:
+        asked: names the model, its dtype and its device.
+        text: the file; None reads the topics of Python's own help.
 
     Raises:
         BadInput: no such model or file, or no language model.
         Unsupported: a package is missing, or the model keeps its attention to itself.
     """
-    try:
-        words = text.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot read {text}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"cannot read {text}: expected UTF-8 text") from None
+    words = python_help() if text is None else _read(text)
     model, tokenizer = load_model(asked.model, language=True)
     ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
     bare, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
@@ -92,6 +96,15 @@ def load(asked: Evaluation, text: Path) -> Loaded:
     )
 
 
+def _read(text: Path) -> str:
+    try:
+        return text.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot read {text}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"cannot read {text}: expected UTF-8 text") from None
+
+
 def evaluate(
     asked: Evaluation,
     loaded: Loaded,
@@ -100,6 +113,7 @@ def evaluate(
     command: Sequence[str] = (),
     retry: Iterable[str] = (),
     extend: bool = False,
+    until: float = math.inf,
 ) -> Result:
     """Evaluate what is asked for and the folder lacks, a record a schedule and length.
 
@@ -110,6 +124,7 @@ def evaluate(
         command: how this was asked for, to be kept.
         retry: statuses whose cases are done again.
         extend: whether the folder may hold other evaluations too.
+        until: of `time.monotonic`: what is not begun by then is recorded as skipped.
 
     Raises:
         BadInput: a schedule does not fit the model, the text is too short, or the folder holds
@@ -118,7 +133,7 @@ def evaluate(
     """
     expect_sense(asked)
     groups = list(cases(asked, loaded.reader.sizes, loaded.digest))
-    read = [_texts(group[0], loaded) for group in groups]
+    read = {group[0].case.length: _texts(group[0], loaded) for group in reversed(groups)}
     found = facts(torch.device(asked.device))
     origin = Origin(version=version(), machine=machine_id(found))
     again = set(retry)
@@ -128,10 +143,16 @@ def evaluate(
         progress = Progress(sum(map(len, todo)))
         for line in (*book.said, *([] if any(todo) else ["nothing left to do"])):
             progress.say(line)
+        checks = LayerChecks(
+            loaded.reader.sizes, dtype=asked.dtype, device=asked.device, seed=asked.seed
+        )
         with Stop(progress.say) as stop:
             try:
-                for missing, texts in zip(todo, read, strict=True):
-                    for record in _group(missing, texts, loaded.reader, origin, stop):
+                for missing, group in zip(todo, groups, strict=True):
+                    texts = read[group[0].case.length]
+                    for record in _group(
+                        missing, texts, loaded.reader, checks, origin, stop, until
+                    ):
                         book.append(record)
                         progress.record(record)
             finally:
@@ -198,7 +219,13 @@ def _texts(first: Asked, loaded: Loaded) -> Texts:
 
 
 def _group(
-    missing: Sequence[Asked], texts: Texts, reader: Reader, origin: Origin, stop: Stop
+    missing: Sequence[Asked],
+    texts: Texts,
+    reader: Reader,
+    checks: LayerChecks,
+    origin: Origin,
+    stop: Stop,
+    until: float,
 ) -> Iterator[dict[str, Any]]:
     """The records of one length; what full attention makes of the excerpts is kept for all."""
     for one in missing:
@@ -206,23 +233,28 @@ def _group(
             return
         ended, found, prefill, memory = None, None, None, None
         try:
+            if time.monotonic() >= until:
+                raise Ended("skipped", OVER_BUDGET)
             if not texts.full:  # all or nothing, so that a failure half-way is tried again
                 hidden = [reader.read(tokens)[0] for tokens in texts.excerpts]
                 pairs = zip(hidden, texts.excerpts, strict=True)
                 texts.full_losses = [reader.losses(one, tokens) for one, tokens in pairs]
                 texts.full = hidden
-            found, prefill, memory = _evaluated(one, texts, reader)
+            found, prefill, memory = _evaluated(one, texts, reader, checks)
         except Exception as error:  # whatever a pattern does, the others go on
             ended = ending(error)
             confirm_device(reader.device)
-        yield _record(one, origin, ended=ended, found=found, time=prefill, memory=memory)
+        yield _record(one, origin, ended=ended, found=found, prefill=prefill, memory=memory)
 
 
 def _evaluated(
-    one: Asked, texts: Texts, reader: Reader
+    one: Asked, texts: Texts, reader: Reader, checks: LayerChecks
 ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
     """The numbers of one schedule: what it loses, how long a prefill takes, what it holds."""
     case, alone = one.case, one.case.layer is not None
+    own_attention = case.pattern == "full"  # the model's, untouched
+    layers = [] if own_attention else one.schedule.patterns(reader.sizes.layers)
+    runs = checks.expect(layers, case.length, case.backend)
     memory = None
     divergence, agreement, own, took = [], [], [], []
     with _swapped(one, reader):
@@ -249,7 +281,9 @@ def _evaluated(
         "kl_to_full": _per_excerpt(divergence),
         "top1_agreement": _per_excerpt(agreement),
         "second_copy_loss": _per_excerpt(second) if second else None,
+        "keys": None if one.wanted is None else _against(one.cost.keys_per_query, one.wanted),
         "rival": None if one.rival is None else _rival(one),
+        "implementations": runs,
         "notes": notes,
     }
     return found, None if alone else {"prefill_ms": summary(took)}, memory
@@ -283,13 +317,14 @@ def _paired(ours: Sequence[float], full: Sequence[float]) -> dict[str, Any]:
 
 def _rival(one: Asked) -> dict[str, Any]:
     assert one.rival_keys is not None
-    off = one.rival_keys / one.cost.keys_per_query - 1
-    return {
-        "asked": one.rival,
-        "keys_per_query": one.rival_keys,
-        "off": off,
-        "matched": abs(off) <= MATCHED,
-    }
+    found = _against(one.rival_keys, one.cost.keys_per_query)
+    return {"asked": one.rival, "keys_per_query": one.rival_keys} | found
+
+
+def _against(keys: float, wanted: float) -> dict[str, Any]:
+    """How close keys a query came to those that were wanted."""
+    off = keys / wanted - 1
+    return {"wanted": wanted, "off": off, "matched": abs(off) <= MATCHED}
 
 
 def _record(
@@ -298,7 +333,7 @@ def _record(
     *,
     ended: Ended | None,
     found: Mapping[str, Any] | None,
-    time: Mapping[str, Any] | None,
+    prefill: Mapping[str, Any] | None,
     memory: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     return {
@@ -310,7 +345,7 @@ def _record(
         "status": "ok" if ended is None else ended.status,
         "reason": None if ended is None else ended.reason,
         "implementation": None,
-        "time": time,
+        "time": prefill,
         "memory": memory,
         "fidelity": None,
         "evaluation": found,

@@ -4,6 +4,7 @@ The same text, counts and seed give the same tokens everywhere.
 """
 
 from collections.abc import Sequence
+from pydoc_data.topics import topics
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from patterns.errors import BadInput
 
 COPIED, FILLER = 384, 256  # tokens: some text, other text, and the first again
 MOST_COPIES = 8  # excerpts on which the second copy is judged
+
+
+def python_help() -> str:
+    """The topics of Python's own help, 460 kB of English; it differs from version to version."""
+    return "\n".join(topics[name] for name in sorted(topics))
 
 
 def excerpt_count(length: int) -> int:

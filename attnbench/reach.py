@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnbench.layers import Layer, heads_of
 from patterns.base import Pattern
 from patterns.errors import BadInput
 
@@ -54,11 +55,11 @@ def rollout(maps: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def reach(layers: Sequence[Pattern], length: int) -> list[Reach]:
+def reach(layers: Sequence[Layer], length: int, *, heads: int = 1) -> list[Reach]:
     """How far the patterns of a stack let a text of this length see, after each layer.
 
     Of each pattern the support is used, with equal weights: what a model makes of it depends on
-    its queries and keys.
+    its queries and keys. Of `heads` query heads with patterns of their own the mean is taken.
 
     Raises:
         BadInput: the length is beyond `LONGEST`.
@@ -72,7 +73,7 @@ def reach(layers: Sequence[Pattern], length: int) -> list[Reach]:
         visible = visible.tril()
     found: list[Reach] = []
     total = torch.eye(length)
-    for number, one in enumerate(_uniform_maps(layers, length), start=1):
+    for number, one in enumerate(_uniform_maps(layers, length, heads), start=1):
         total = (one @ total + total) / 2
         known = ((total > 0).sum(dim=1) / visible.sum(dim=1)).mean()
         distance = (total * away).sum(dim=1).mean()
@@ -80,11 +81,13 @@ def reach(layers: Sequence[Pattern], length: int) -> list[Reach]:
     return found
 
 
-def _uniform_maps(layers: Sequence[Pattern], length: int) -> Iterator[Tensor]:
+def _uniform_maps(layers: Sequence[Layer], length: int, heads: int) -> Iterator[Tensor]:
     """Equal weights on what each layer's pattern can see, each distinct pattern computed once."""
     made: dict[Pattern, Tensor] = {}
-    for one in layers:
-        if one not in made:
-            seen = one.support(length).float()
-            made[one] = seen / seen.sum(dim=1, keepdim=True)
-        yield made[one]
+    for layer in layers:
+        own = heads_of(layer, heads)
+        for one in own:
+            if one not in made:
+                seen = one.support(length).float()
+                made[one] = seen / seen.sum(dim=1, keepdim=True)
+        yield torch.stack([len(some) / heads * made[one] for one, some in own.items()]).sum(dim=0)

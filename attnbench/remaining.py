@@ -9,6 +9,8 @@ from attnbench.records import Journal
 from attnbench.spread import Record, without
 from attnbench.turns import Todo
 
+OVER_BUDGET = "the run's budget was spent: --retry skipped with a larger --budget does it"
+
 
 def missing(group: Group, book: Journal, retry: set[str]) -> list[AnyCase]:
     """The cases without a record, or whose status is to be tried again."""
@@ -60,7 +62,5 @@ def skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[
     """The records of cases for which there is no time."""
     for case in cases:
         role = "comparison" if case_key(case) in group.comparisons else "asked"
-        ended = Ended(
-            "skipped", "the run's budget was spent: --retry skipped with a larger --budget does it"
-        )
+        ended = Ended("skipped", OVER_BUDGET)
         yield record(case, origin, role=role, ended=ended)

@@ -1,7 +1,8 @@
-"""Schedules: which pattern in which layer of a model.
+"""Schedules: which pattern in which layer, and head, of a model.
 
 Three ways to write one: a pattern, which all layers then have; layers with their patterns, such as
-``0-7:full,8-:local[window=1024]``; or one of `SCHEDULES` by name, such as
+``0-7:full,8-:local[window=1024]``, or with those of their query heads, such as
+``0-h0-2:full,0-h3-:local[window=1024]``; or one of `SCHEDULES` by name, such as
 ``masformer[full=8,window=1024,place=bottom]``.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
+from attnbench.layers import Layer, PerHead, Some
 from attnbench.matrix import asked_name
 from patterns import PATTERNS
 from patterns.base import AUTO, AutoInt, Pattern
@@ -23,7 +25,8 @@ from patterns.grammar import build_all, near_match, parse, spell, split_specs
 from patterns.sparse.local import Local
 from patterns.sparse.sinks import Sinks
 
-_SOME = re.compile(r"(?P<first>\d+)(?P<dash>-(?P<last>\d+)?)?")
+_SOME = r"(?P<{0}first>\d+)(?P<{0}dash>-(?P<{0}last>\d+)?)?"
+_PLACE = re.compile(_SOME.format("") + f"(?:h{_SOME.format('head_')})?")
 
 
 class Schedule(abc.ABC):
@@ -35,8 +38,8 @@ class Schedule(abc.ABC):
         """How it is written."""
 
     @abc.abstractmethod
-    def patterns(self, layers: int) -> tuple[Pattern, ...]:
-        """The pattern of each of so many layers, the first layer first.
+    def patterns(self, layers: int) -> tuple[Layer, ...]:
+        """What each of so many layers has, the first layer first.
 
         Raises:
             BadInput: it does not fit a model of so many layers.
@@ -61,22 +64,26 @@ class Same(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Layers that lie together, with their pattern; `last` is None where they go to the end."""
+    """Layers that lie together, with the pattern of their heads; `heads` is None for all."""
 
-    first: int
-    last: int | None
+    layers: Some
+    heads: Some | None
     pattern: Pattern
 
     @property
     def spec(self) -> str:
-        """Such as ``0-7:full``."""
-        end = "-" if self.last is None else "" if self.last == self.first else f"-{self.last}"
-        return f"{self.first}{end}:{asked_name(self.pattern)}"
+        """Such as ``0-7:full`` or ``8-h0-2:full``."""
+        return f"{self.place}:{asked_name(self.pattern)}"
+
+    @property
+    def place(self) -> str:
+        """Such as ``0-7`` or ``8-h0-2``."""
+        return self.layers.spec + ("" if self.heads is None else f"h{self.heads.spec}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explicit(Schedule):
-    """Layers with their patterns: every layer of the model once."""
+    """Layers with their patterns, or those of their heads: every layer and head once."""
 
     parts: tuple[Part, ...]
 
@@ -85,26 +92,32 @@ class Explicit(Schedule):
         """The parts with commas between them."""
         return ",".join(part.spec for part in self.parts)
 
-    def patterns(self, layers: int) -> tuple[Pattern, ...]:
+    def patterns(self, layers: int) -> tuple[Layer, ...]:
         """See `Schedule`."""
-        found: dict[int, Pattern] = {}
+        found: dict[int, list[Part]] = {layer: [] for layer in range(layers)}
         for part in self.parts:
-            last = layers - 1 if part.last is None else part.last
-            if part.first >= layers or last >= layers:
+            try:
+                numbers = part.layers.of(layers)
+            except BadInput:
                 raise BadInput(
                     f"{part.spec} is beyond a model of {layers} layers, 0 to {layers - 1}"
-                )
-            for layer in range(part.first, last + 1):
-                if layer in found:
-                    raise BadInput(f"{self.spec} gives layer {layer} two patterns: expected one")
-                found[layer] = part.pattern
-        missing = [layer for layer in range(layers) if layer not in found]
-        if missing:
+                ) from None
+            for layer in numbers:
+                found[layer].append(part)
+        return tuple(self._layer(layer, parts, layers) for layer, parts in found.items())
+
+    def _layer(self, layer: int, parts: Sequence[Part], layers: int) -> Layer:
+        if not parts:
             raise BadInput(
-                f"{self.spec} leaves out layer {missing[0]} of {layers}: add {missing[0]}:full, "
+                f"{self.spec} leaves out layer {layer} of {layers}: add {layer}:full, "
                 "or another pattern for it"
             )
-        return tuple(found[layer] for layer in range(layers))
+        some = tuple((part.heads, part.pattern) for part in parts if part.heads is not None)
+        if not some and len(parts) == 1:
+            return parts[0].pattern
+        if len(some) < len(parts):
+            raise BadInput(f"{self.spec} gives layer {layer} two patterns: expected one")
+        return PerHead(parts=some)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +128,7 @@ class Masformer(Schedule):
     Not Necessarily at Every Layer (2023, https://arxiv.org/abs/2310.12442), section 3.
     """
 
-    full: int = 8  # layers with full attention
+    full: AutoInt = 8  # layers with full attention; automatic: a quarter of them
     window: AutoInt = AUTO  # of the others, the own token included; automatic: about sqrt(L)
     place: Literal["bottom", "top", "interleaved"] = "bottom"  # where the full ones are
     sink: int = 0  # leading tokens that the others see too; ours, the paper has none
@@ -135,12 +148,13 @@ class Masformer(Schedule):
 
     def patterns(self, layers: int) -> tuple[Pattern, ...]:
         """See `Schedule`. Interleaved layers lie as evenly as they can, the first one at 0."""
-        if self.full > layers:
-            raise BadInput(f"{self.spec} wants {self.full} full layers of {layers}")
+        full = (layers + 2) // 4 if self.full is None else self.full
+        if full > layers:
+            raise BadInput(f"{self.spec} wants {full} full layers of {layers}")
         dense = {
-            "bottom": range(self.full),
-            "top": range(layers - self.full, layers),
-            "interleaved": [number * layers // self.full for number in range(self.full)],
+            "bottom": range(full),
+            "top": range(layers - full, layers),
+            "interleaved": [number * layers // full for number in range(full)],
         }[self.place]
         window: Pattern = Local(window=self.window)
         if self.sink:
@@ -198,15 +212,22 @@ def schedule(asked: "str | Pattern | Schedule") -> Schedule:
 def _parts(piece: str) -> Sequence[Part]:
     """The part, or the parts of a sweep, that ``0-7:full`` says."""
     where, colon, spec = piece.partition(":")
-    match = _SOME.fullmatch(where.strip())
+    match = _PLACE.fullmatch(where.strip())
     if not colon or match is None:
         raise BadInput(
             f"cannot read {piece!r}: expected layers and their pattern, such as 0-7:full, 8:full "
-            "or 8-:local[window=1024]"
+            "or 8-:local[window=1024], or those of some heads, such as 8-h0-2:full"
         )
-    first = int(match["first"])
-    last = first if match["dash"] is None else None if match["last"] is None else int(match["last"])
-    if last is not None and last < first:
-        raise BadInput(f"{piece!r}: the layers end before they begin")
+    layers, heads = _some(match, ""), _some(match, "head_") if match["head_first"] else None
+    for some in filter(None, (layers, heads)):
+        if some.last is not None and some.last < some.first:
+            raise BadInput(f"{piece!r}: the layers or heads end before they begin")
     found = build_all(spec, PATTERNS, "pattern")
-    return [Part(first=first, last=last, pattern=one) for one in found]
+    return [Part(layers=layers, heads=heads, pattern=one) for one in found]
+
+
+def _some(match: re.Match[str], which: str) -> Some:
+    first, last = int(match[f"{which}first"]), match[f"{which}last"]
+    if match[f"{which}dash"] is None:
+        return Some(first, first)
+    return Some(first, None if last is None else int(last))

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from attnbench.layers import Layer, PerHead, heads_of, keys_of
 from patterns import PATTERNS, pattern
-from patterns.base import Pattern
+from patterns.base import Pattern, expand_groups
 from patterns.errors import BadInput, Unsupported
+from patterns.full import Full
 from patterns.mask import MaskPattern
 
 Spans = Sequence[tuple[int, int]]
@@ -37,7 +39,7 @@ class Choice:
         spans: Spans | None = None,
         scale: float | None = None,
     ) -> Tensor:
-        """Attention of the pattern, each sequence by itself.
+        """Attention of the pattern, each sequence by itself; full attention all in one masked call.
 
         Args:
             q: queries [B, Hq, Q, D], those of the last Q positions.
@@ -63,6 +65,8 @@ class Choice:
             groups.setdefault(span, []).append(row)
         if list(groups) == [(0, k.shape[2])]:
             return _attend(pattern, self.backend, q, k, v, scale)
+        if isinstance(pattern, Full) and self.backend in ("auto", "sdpa"):
+            return _masked(q, k, v, spans, causal=causal, scale=scale)
         out = q.new_zeros(*q.shape[:3], v.shape[3])
         for (start, stop), rows in groups.items():
             first, last = max(start - before, 0), stop - before
@@ -79,6 +83,54 @@ class Choice:
             raise BadInput(f"{self.pattern.spec} is bidirectional, and the model attends causally")
         same: Pattern = dataclasses.replace(self.pattern, causal=causal)  # type: ignore[type-var]
         return same
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadChoice:
+    """Patterns that stand in for the heads of a model's attention, each on its own."""
+
+    layer: PerHead
+    backend: str = "auto"
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        causal: bool,
+        spans: Spans | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """See `Choice`; one call for each distinct pattern, on its heads.
+
+        Raises:
+            BadInput: the layer does not fit so many heads.
+        """
+        group = q.shape[1] // k.shape[1]
+        found: list[Tensor] = []
+        order: list[int] = []
+        for one, heads in heads_of(self.layer, q.shape[1]).items():
+            keys = keys_of(heads, group)
+            choice = Choice(pattern=one, backend=self.backend)
+            own = q[:, list(heads)], k[:, keys], v[:, keys]
+            found.append(choice.attend(*own, causal=causal, spans=spans, scale=scale))
+            order += heads
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(found, dim=1)[:, back]
+
+
+def choose_layer(layer: Layer, backend: str) -> Choice | HeadChoice:
+    """What stands in for a layer.
+
+    Raises:
+        BadInput: a pattern has no such backend.
+    """
+    if isinstance(layer, Pattern):
+        return choose(layer, backend)
+    for _, one in layer.parts:
+        choose(one, backend)
+    return HeadChoice(layer=layer, backend=backend)
 
 
 def choose(spec: str | Pattern, backend: str) -> Choice:
@@ -130,6 +182,26 @@ def _attend(
             "and this is attention across two"
         )
     return _step(pattern, q, k, v, scale)
+
+
+def _masked(
+    q: Tensor, k: Tensor, v: Tensor, spans: Spans, *, causal: bool, scale: float | None
+) -> Tensor:
+    """Full attention on a padded batch, in one call: rounded as the model's own SDPA rounds."""
+    length = k.shape[2]
+    first, last = torch.tensor(spans, device=q.device).T[:, :, None]  # [B, 1]
+    key = torch.arange(length, device=q.device)
+    query = key[length - q.shape[2] :]
+    allowed = ((key >= first) & (key < last))[:, None, None]
+    if causal:
+        allowed = allowed & (key <= query[:, None])
+    padding = ((query < first) | (query >= last))[:, None, :, None]
+    # No kernel has to do without a key at all: what such rows see is dropped again.
+    out = scaled_dot_product_attention(
+        q, expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1]),
+        attn_mask=allowed | padding, scale=scale,
+    )  # fmt: skip
+    return out.masked_fill(padding, 0.0)
 
 
 def _step(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:

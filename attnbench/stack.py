@@ -5,10 +5,12 @@ Only attention counts here: no projections, no feed-forward layers.
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from attnbench.layers import Layer, calls, heads_of
 from attnbench.matrix import asked_name
 from attnbench.records import Record
 from patterns.base import Pattern, Shape
@@ -33,17 +35,31 @@ class StackCost:
     kv_bytes: int
 
 
-def stack_cost(layers: Sequence[Pattern], shape: Shape) -> StackCost:
-    """The cost of these layers, each of this shape."""
-    costs = [one.cost(shape) for one in layers]
+def stack_cost(layers: Sequence[Layer], shape: Shape) -> StackCost:
+    """The cost of these layers, each of this shape.
+
+    Raises:
+        BadInput: a layer does not fit the heads.
+    """
+    costs = [(one.cost(part), count) for (one, part), count in calls(layers, shape).items()]
     queries = shape.batch * shape.heads * shape.length * len(layers)
-    kept = sum(kept_tokens(one, shape.length) for one in layers)
+    kept = sum(count * _kept(one, shape) for one, count in Counter(layers).items())
     return StackCost(
-        flops=sum(cost.flops for cost in costs),
-        scored_pairs=sum(cost.scored_pairs for cost in costs),
-        keys_per_query=sum(cost.attended_pairs for cost in costs) / queries,
-        kv_bytes=2 * kept * shape.batch * shape.kv_heads * shape.dim * shape.element_bytes,
+        flops=sum(count * cost.flops for cost, count in costs),
+        scored_pairs=sum(count * cost.scored_pairs for cost, count in costs),
+        keys_per_query=sum(count * cost.attended_pairs for cost, count in costs) / queries,
+        kv_bytes=2 * kept * shape.batch * shape.dim * shape.element_bytes,
     )
+
+
+def _kept(layer: Layer, shape: Shape) -> int:
+    """Tokens that a layer keeps, over its key-value heads: each as many as a reader needs."""
+    group, most = shape.heads // shape.kv_heads, [0] * shape.kv_heads
+    for one, heads in heads_of(layer, shape.heads).items():
+        tokens = kept_tokens(one, shape.length)
+        for head in heads:
+            most[head // group] = max(most[head // group], tokens)
+    return sum(most)
 
 
 def kept_tokens(pattern: Pattern, length: int) -> int:
@@ -69,7 +85,7 @@ class Predicted:
 
 
 def predicted_time(
-    layers: Sequence[Pattern],
+    layers: Sequence[Layer],
     shape: Shape,
     records: Iterable[Record],
     *,
@@ -79,10 +95,11 @@ def predicted_time(
     """Milliseconds of the forward passes of these layers, from the cost records of a run.
 
     A pattern's time is its measured one; between two measured lengths it follows the power law
-    through both. Nothing is predicted beyond the lengths that were measured.
+    through both. Nothing is predicted beyond the lengths that were measured. Where heads have
+    patterns of their own, each is one call on its heads.
 
     Args:
-        layers: the patterns.
+        layers: the patterns, or those of the heads.
         shape: of each layer.
         records: of a run folder, as `attnbench.records.read` gives them.
         dtype: such as ``bfloat16``.
@@ -92,23 +109,25 @@ def predicted_time(
         Unsupported: a pattern has no time at this shape, or only at lengths to one side; says
             how to measure it.
     """
-    wanted = {
-        "pass": "fwd", "batch": shape.batch, "heads": shape.heads, "kv_heads": shape.kv_heads,
-        "dim": shape.dim, "dtype": dtype, "device": device, "backend": "auto",
-    }  # fmt: skip
-    good = [
-        one for one in records
-        if one["kind"] == "cost" and one["status"] == "ok"
-        and all(one["case"].get(name) == value for name, value in wanted.items())
-    ]  # fmt: skip
+    every = list(records)
     total, measured = 0.0, {}
-    for pattern in dict.fromkeys(layers):
-        times = {one["case"]["length"]: _ms(one) for one in good if _is_of(one["case"], pattern)}
+    for (pattern, part), count in calls(layers, shape).items():
+        wanted = {
+            "pass": "fwd", "batch": part.batch, "heads": part.heads, "kv_heads": part.kv_heads,
+            "dim": part.dim, "dtype": dtype, "device": device, "backend": "auto",
+        }  # fmt: skip
+        times = {
+            one["case"]["length"]: _ms(one) for one in every
+            if one["kind"] == "cost" and one["status"] == "ok"
+            and all(one["case"].get(name) == value for name, value in wanted.items())
+            and _is_of(one["case"], pattern)
+        }  # fmt: skip
         found = _near(times, shape.length)
         if found is None:
-            raise Unsupported(_missing(pattern, shape, dtype, device, sorted(times)))
-        measured[asked_name(pattern)] = tuple(found)
-        total += layers.count(pattern) * _between(found, shape.length)
+            raise Unsupported(_missing(pattern, part, dtype, device, sorted(times)))
+        some = "" if part.heads == shape.heads else f" on {part.heads} heads"
+        measured[f"{asked_name(pattern)}{some}"] = tuple(found)
+        total += count * _between(found, shape.length)
     return Predicted(ms=total, measured=measured)
 
 

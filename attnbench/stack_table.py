@@ -9,11 +9,12 @@ from attnbench.evaluation import Asked, Evaluation, cases
 from attnbench.language import Sizes
 from attnbench.matrix import ELEMENT_BYTES
 from attnbench.predict import gib
-from attnbench.reach import LONGEST, reach
+from attnbench.reach import reach
 from attnbench.records import Record, read
 from attnbench.stack import predicted_time
 from patterns.errors import Unsupported
 
+_REACH_TOKENS = 1024  # up to which reach is computed here: a dense product for every layer
 _HEAD = (
     "length", "patterns", "keys a query", "GFLOP", "key-value bytes", "attention ms", "reach",
 )  # fmt: skip
@@ -67,9 +68,10 @@ def _time(one: Asked, sizes: Sizes, records: Sequence[Record] | None) -> tuple[s
 
 def _reach(one: Asked) -> str:
     """How far back the last layer's tokens know of, as a share of the way there is, on average."""
-    if one.case.length > LONGEST:
+    if one.case.length > _REACH_TOKENS:
         return "-"
-    last = reach(one.schedule.patterns(one.case.layers), one.case.length)[-1]
+    layers = one.schedule.patterns(one.case.layers)
+    last = reach(layers, one.case.length, heads=one.case.heads)[-1]
     return f"{last.distance:.0f} tokens, {100 * last.share:.0f} % seen"
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 DEFAULT_ENGINE = "local"
 
 if TYPE_CHECKING:
+    from attnbench.evaluation import Evaluation
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
+    from attnbench.stack_time import StackRequest
 
 
 def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
@@ -96,6 +98,63 @@ def engine_options(typed: argparse.Namespace) -> dict[str, Any]:
     if engine == "local":
         found["places"] = places(device, gpus=typed.gpus, workers=typed.workers)
     return found | {"device": device}
+
+
+def evaluation(typed: argparse.Namespace) -> "Evaluation":
+    """What `evaluate` is to do.
+
+    Raises:
+        BadInput: a value that cannot be read, or neither a preset nor a pattern.
+    """
+    from attnbench.evaluation import Evaluation
+    from attnbench.swap_table import swap_table
+    from patterns.errors import BadInput
+
+    given: dict[str, Any] = swap_table() if typed.preset == "swap" else {"lengths": (1024,)}
+    if typed.pattern:
+        given["schedules"] = tuple(typed.pattern)
+        given.pop("sensitivity", None)
+    if "schedules" not in given:
+        raise BadInput("nothing is asked for: expected --pattern or --preset swap")
+    if typed.sensitivity:
+        given["sensitivity"] = given["schedules"]
+    if typed.keys is not None:
+        given["keys"] = typed.keys
+    if typed.length is not None:
+        given["lengths"] = lengths(typed.length)
+    return Evaluation(
+        model=typed.model,
+        excerpts=None if typed.excerpts is None else whole(typed.excerpts, "--excerpts"),
+        seed=whole(typed.seed, "--seed"),
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
+        **given,
+    )
+
+
+def stack_request(typed: argparse.Namespace) -> "StackRequest":
+    """Which stacks `stack` is to time.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.stack_time import StackRequest
+
+    device = device_of(typed.device)
+    heads, kv_heads = _heads(typed.heads)
+    return StackRequest(
+        schedules=tuple(typed.pattern),
+        lengths=lengths(typed.length),
+        layers=positive(typed.layers, "--layers"),
+        batch=positive(typed.batch, "--batch"),
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype or ("bfloat16" if device == "cuda" else "float32"),
+        device=device,
+        seed=whole(typed.seed, "--seed"),
+    )
 
 
 def retried(typed: list[str] | None) -> tuple[str, ...]:

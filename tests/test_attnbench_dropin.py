@@ -91,6 +91,17 @@ def test_full_gives_the_logits_of_sdpa(make: Callable[[], Any], side: str):
         torch.testing.assert_close(logits(model, ids, mask), expected, atol=LIMIT, rtol=0)
 
 
+@pytest.mark.parametrize("side", ["none", "left", "right"])
+@pytest.mark.parametrize("make", [llama, gpt2, bert])
+def test_full_is_rounded_as_sdpa_rounds(make: Callable[[], Any], side: str):
+    """To the bit, at lengths that a kernel cuts into several tiles."""
+    model, ids = make(), tokens(3, 60)
+    mask = padding(side, ids.shape)
+    expected = logits(model, ids, mask)
+    with attnbench.use(model, "full"):
+        assert torch.equal(logits(model, ids, mask), expected)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("spec", ["local[window=3]", "combiner-fixed[block=4]"])
 @pytest.mark.parametrize("make", [llama, bert])
@@ -116,6 +127,51 @@ def test_a_window_is_the_model_masked_by_hand(make: Callable[[], Any]):
     with attnbench.use(model, "local[window=3]"), torch.no_grad():
         found = model(input_ids=ids).logits
     torch.testing.assert_close(found, expected, atol=LIMIT, rtol=0)
+
+
+MIXED = "0:full,1-h1-2:full,1-h0:local[window=2],1-h3-:local[window=3]"
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_heads_have_patterns_of_their_own(make: Callable[[], Any]):
+    model, ids = make(), tokens()
+    position = torch.arange(ids.shape[1])
+    away = position[:, None] - position
+    causal = away >= 0
+    windows = [causal & (away < width) for width in (2, 99, 99, 3)]
+    allowed = torch.stack(windows).expand(len(ids), -1, -1, -1)
+
+    def masked(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, **more: Any) -> Any:
+        k, v = (one.repeat_interleave(4 // one.shape[1], dim=1) for one in (k, v))
+        seen = allowed if module.layer_idx else causal
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return out.transpose(1, 2), None
+
+    by_hand = replace_attention(model, masked, lambda **_: None)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    by_hand.restore()
+    with attnbench.use(model, MIXED), torch.no_grad():
+        found = model(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=LIMIT, rtol=0)
+
+
+def test_heads_with_patterns_of_their_own_are_padded_and_go_on_from_a_cache():
+    model, ids = llama(), tokens()
+    mask = padding("left", ids.shape)
+    generate = functools.partial(
+        model.generate, ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0
+    )
+    with attnbench.use(model, MIXED):
+        assert torch.equal(generate(), generate(use_cache=False))
+    with attnbench.use(model, "0-h0-2:full,0-h3:full"):
+        found = logits(model, ids, mask)
+    torch.testing.assert_close(found, logits(model, ids, mask), atol=LIMIT, rtol=0)
+    with (
+        attnbench.use(model, "0-h0-2:full"),
+        pytest.raises(BadInput, match="head 3 of 4 is left out in a layer: add h3:full"),
+    ):
+        logits(model, ids)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -20,6 +20,7 @@ from attnbench.evaluation import Evaluation  # noqa: E402 - after the guard
 from attnbench.language import Reader  # noqa: E402 - after the guard
 from attnbench.records import read  # noqa: E402 - after the guard
 from patterns import BadInput, Unsupported  # noqa: E402 - after the guard
+from patterns.sparse.local import Local  # noqa: E402 - after the guard
 
 WORDS = 40
 SIZES = {
@@ -53,7 +54,7 @@ def by_name(folder: Path) -> dict[Any, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    result = evaluate(asked(sensitivity=True), loaded(tokens=2000), folder)
+    result = evaluate(asked(sensitivity=(SPEC,)), loaded(tokens=2000), folder)
     assert result.exit_code == 0
     return by_name(folder)
 
@@ -161,6 +162,28 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert evaluate(asked(), same, tmp_path).exit_code == 0
 
 
+def test_what_the_budget_leaves_out_is_said_and_can_be_done_later(tmp_path: Path):
+    result = evaluate(asked(), loaded(), tmp_path, until=0.0)
+    assert (result.exit_code, dict(result.statuses)) == (0, {"skipped": 4})
+    assert "budget was spent" in read(tmp_path)[0]["reason"]
+    assert not evaluate(asked(), loaded(), tmp_path).statuses.get("ok")
+    again = evaluate(asked(), loaded(), tmp_path, retry=("skipped",))
+    assert dict(again.statuses) == {"ok": 4}
+
+
+def test_how_close_the_keys_came_is_in_the_record(tmp_path: Path):
+    evaluate(asked(schedules=("local",), keys="5"), loaded(), tmp_path)
+    found = by_name(tmp_path)
+    spec = next(name for name, _ in found if name.startswith("local"))
+    keys = found[spec, None]["evaluation"]["keys"]
+    assert keys["wanted"] == 5
+    assert keys["off"] == pytest.approx(found[spec, None]["cost"]["keys_per_query"] / 5 - 1)
+    assert keys["matched"] == (abs(keys["off"]) <= 0.02)
+    assert all(
+        one["evaluation"]["keys"] is None for (name, _), one in found.items() if name != spec
+    )
+
+
 def test_another_evaluation_needs_extend(tmp_path: Path):
     evaluate(asked(), loaded(), tmp_path)
     with pytest.raises(BadInput, match="holds another evaluation: --extend"):
@@ -183,6 +206,31 @@ def test_what_a_pattern_cannot_do_is_a_record_and_the_others_go_on(tmp_path: Pat
     assert found[SPEC, None]["status"] == "unsupported"
     assert "has no backend 'flex'" in found[SPEC, None]["reason"]
     assert found["full", None]["status"] == "ok"
+
+
+def test_a_pattern_that_is_not_what_it_says_has_no_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own = Local._attend
+
+    def spoilt(self: Local, *inputs: Any) -> torch.Tensor:
+        return own(self, *inputs) * 1.01
+
+    monkeypatch.setattr(Local, "_attend", spoilt)
+    result = evaluate(asked(), loaded(), tmp_path)
+    assert result.exit_code == 1
+    found = by_name(tmp_path)
+    wrong = found[SPEC, None]
+    assert (wrong["status"], wrong["evaluation"], wrong["time"]) == ("wrong", None, None)
+    assert "local[window=3]@" in wrong["reason"]
+    assert found["full", None]["status"] == "ok"
+
+
+def test_what_ran_is_in_the_record(run: dict):
+    found = run[SPEC, None]["evaluation"]["implementations"]
+    assert found.keys() == {"full", "local[window=3]"}
+    assert found["full"] == "sdpa, native"
+    assert run["full", None]["evaluation"]["implementations"] == {}
 
 
 def test_a_schedule_puts_each_pattern_into_its_layer():
@@ -248,6 +296,19 @@ def folder(tmp_path: Path) -> Path:
         place
     )
     return place
+
+
+def test_a_folder_of_pieces_in_bfloat16_is_read_like_a_whole_one(folder: Path, text: Path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    whole = evaluating.load(_named(folder), text)
+    model.save_pretrained(folder, max_shard_size="10KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    found = evaluating.load(_named(folder), text)
+    assert found.digest == whole.digest
+    hidden, expected = (one.reader.read([1, 2, 3])[0] for one in (found, whole))
+    assert hidden.dtype == torch.float32
+    torch.testing.assert_close(hidden, expected, atol=0.1, rtol=0)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Schedules: how they are written, what they cost, and how far they reach."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from attnbench.evaluation import Evaluation, cases, resolved
 from attnbench.excerpts import COPIED, FILLER, copies, excerpt_count, excerpts
 from attnbench.language import Sizes
+from attnbench.layers import PerHead, keys_of
 from attnbench.reach import reach, rollout
 from attnbench.schedule import schedule, schedules
 from attnbench.stack import kept_tokens, predicted_time, stack_cost
@@ -55,7 +57,15 @@ def test_masformer_with_all_or_no_full_layers_is_the_pattern_itself():
 
 @pytest.mark.parametrize(
     "text",
-    ["full", "0-7:full,8-:local[window=32]", "3:full", "masformer[full=4,window=64,place=top]"],
+    [
+        *(
+            "full",
+            "0-7:full,8-:local[window=32]",
+            "3:full",
+            "masformer[full=4,window=64,place=top]",
+        ),
+        "0-1:full,2-h0-1:full,2-h2:local[window=4],2-h3-:sinks[window=2]",
+    ],
 )
 def test_a_spec_reads_back_as_itself(text: str):
     assert schedule(text).spec == text
@@ -82,6 +92,9 @@ def test_sweeps_multiply():
         ("0-:full,2:local", "gives layer 2 two patterns"),
         ("0-4:full", "beyond a model of 4 layers"),
         ("2-1:full", "end before they begin"),
+        ("0-h1-0:full", "end before they begin"),
+        ("0-h0:full,0-:full", "gives layer 0 two patterns"),
+        ("0-hx:full", "cannot read '0-hx:full'.* such as 8-h0-2:full"),
         ("full,1-:local", "cannot read 'full'"),
         ("a-b:full", "cannot read 'a-b:full'"),
         ("0-:ful", "did you mean 'full'"),
@@ -91,6 +104,87 @@ def test_sweeps_multiply():
 def test_what_makes_no_sense_is_refused(text: str, said: str):
     with pytest.raises(BadInput, match=said):
         schedule(text).patterns(4)
+
+
+HEADS = "0:full,1-h1-2:full,1-h0:local[window=4],1-h3-:local[window=2]"
+
+
+def test_heads_have_the_patterns_that_they_are_given():
+    first, second = schedule(HEADS).patterns(2)
+    assert first == pattern("full")
+    assert isinstance(second, PerHead)
+    assert [one.spec for one in second.patterns(5)] == [
+        "local[window=4]", "full", "full", "local[window=2]", "local[window=2]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0-h0-2:full", "head 3 of 4 is left out in a layer: add h3:full"),
+        ("0-h0-2:full,0-h2-:local", "head 2 has two patterns"),
+        ("0-h0-4:full", "heads 0-4 are beyond the 4 query heads, 0 to 3"),
+    ],
+)
+def test_heads_that_do_not_fit_the_model_are_refused(text: str, said: str):
+    with pytest.raises(BadInput, match=said):
+        stack_cost(schedule(text).patterns(2), replace(SHAPE, heads=4))
+    with pytest.raises(BadInput, match=said):
+        list(cases(asked(schedules=(text,)), SIZES, "t"))
+
+
+def test_a_layer_with_patterns_by_head_costs_what_its_heads_cost():
+    """8 query heads, 4 to a key-value head: 0 and 3-7 have windows of 4 and 2, 1 and 2 are full."""
+    found = stack_cost(schedule(HEADS).patterns(2)[1:], SHAPE)
+    shapes = {"local[window=4]": 1, "full": 2, "local[window=2]": 5}
+    costs = [pattern(spec).cost(replace(SHAPE, heads=n, kv_heads=n)) for spec, n in shapes.items()]
+    assert found.flops == sum(one.flops for one in costs)
+    assert found.keys_per_query == pytest.approx(
+        sum(one.attended_pairs for one in costs) / (2 * 8 * 64)
+    )
+    tokens = 64 + 1  # the first key-value head is read by a full head, the second by windows of 2
+    assert found.kv_bytes == 2 * tokens * 2 * 16 * 2
+
+
+def test_heads_share_their_keys_where_they_can():
+    assert keys_of((0, 1, 2, 3), 2) == [0, 1]
+    assert keys_of((0, 2), 2) == [0, 1]
+    assert keys_of((0, 1, 2), 2) == [0, 0, 1]
+
+
+def test_a_case_writes_heads_as_a_schedule_does():
+    text = "0:full,1-2h0-2:full,1-2h3-:local"
+    assert resolved(schedule(text).patterns(3), 64) == "0:full,1-2h0-2:full,1-2h3-:local[window=8]"
+    assert resolved(schedule("0-h0:full,0-h1-:full").patterns(2), 64) == "0-1h0:full,0-1h1-:full"
+
+
+def test_reach_takes_the_mean_over_heads():
+    half = schedule("0-h0:full,0-h1:local[window=1]").patterns(1)
+    full, own = (schedule(one).patterns(1) for one in ("full", "local[window=1]"))
+    found = [reach(one, 32, heads=2)[0].distance for one in (half, full, own)]
+    assert found[0] == pytest.approx((found[1] + found[2]) / 2)
+    assert reach(half, 32, heads=2)[0].share == 1
+
+
+def test_the_time_of_a_layer_by_heads_is_that_of_its_calls():
+    layers = schedule("0:full,1-h0-3:full,1-h4-:local[window=2]").patterns(2)
+    case = {
+        "pass": "fwd", "batch": 1, "dim": 16, "dtype": "float32", "device": "cpu",
+        "backend": "auto", "length": 64, "causal": True,
+    }  # fmt: skip
+    records = [
+        {
+            "kind": "cost", "status": "ok", "time": {"cold_ms": {"median": ms}},
+            "case": case | {"asked": spec, "pattern": spec, "heads": heads, "kv_heads": kv},
+        }
+        for spec, heads, kv, ms in (
+            ("full", 8, 2, 9.0), ("full", 4, 1, 5.0), ("local[window=2]", 4, 1, 1.5),
+        )
+    ]  # fmt: skip
+    found = predicted_time(layers, replace(SHAPE, batch=1), records, dtype="float32", device="cpu")
+    assert found.ms == pytest.approx(9.0 + 5.0 + 1.5)
+    with pytest.raises(Unsupported, match=r"local\[window=2\] has no time.* 4/1 heads"):
+        predicted_time(layers, replace(SHAPE, batch=1), records[:2], dtype="float32", device="cpu")
 
 
 def test_a_stack_costs_the_sum_of_its_layers():
@@ -258,10 +352,12 @@ def test_beside_every_schedule_stand_full_uniform_and_the_window_at_equal_keys()
 
 def test_single_layers_are_swapped_where_the_schedule_changes_them():
     spec = "0:full,1-2:local[window=4],3:full"
-    (group,) = cases(asked(schedules=(spec,), sensitivity=True), SIZES, "t")
-    single = [one.case for one in group if one.case.layer is not None]
+    whole, single = (
+        [one.case for one in group]
+        for group in cases(asked(schedules=(spec,), sensitivity=(spec,)), SIZES, "t")
+    )
     assert [(one.asked, one.layer, one.excerpts) for one in single] == [(spec, 1, 4), (spec, 2, 4)]
-    assert all(one.case.layer is None for one in group[: -len(single)])
+    assert all(one.layer is None for one in whole)
 
 
 def test_a_case_says_the_pattern_of_every_layer():

@@ -107,43 +107,87 @@ def test_the_section_says_who_wins_and_lists_what_failed(tmp_path: Path):
     failed = record(MIXED, 2048, layer=2, **FAILED)
     run = read_run(written(tmp_path, [*RECORDS, failed]))
     (section,) = sections(run)
-    chart, table, layers, failures = section.blocks
-    assert "combiner-fixed 15.3 (better than window + sinks at equal keys)" in chart.conclusion
-    assert f"{MIXED} 18.6 (level with window + sinks at equal keys)" in chart.conclusion
-    assert "tiny-model (Q4_1 weights), float32, excerpts: 4 of 1k and 4 of 2k" in chart.caption
-    assert len(table.frame) == 10
+    chart, table, longer, _, layers, failures = section.blocks
+    assert "At 1k tokens: full 12.2" in chart.conclusion
+    assert "combiner-fixed 13.7 (better than window + sinks at equal keys)" in chart.conclusion
+    assert "combiner-fixed 15.3 (better than window + sinks at equal keys)" in longer.conclusion
+    assert f"{MIXED} 18.6 (level with window + sinks at equal keys)" in longer.conclusion
+    assert "tiny-model (Q4_1 weights), float32, excerpts: 4 of 1k tokens" in chart.caption
+    assert len(table.frame) == 5
+    assert "off the wanted keys" not in table.frame
     assert "layer 0" in layers.conclusion
     assert failures.frame.iloc[0].reason == "out of memory: 3 GiB"
     assert len(failed_frame(read(tmp_path))) == 1
 
 
-def test_the_figure_draws_every_point_that_is_not_far_beyond_full():
+def test_of_many_schedules_the_closest_are_named_and_the_others_counted(tmp_path: Path):
+    made = []
+    for number in range(8):
+        one = json.loads(json.dumps(record(COMBINER)).replace("block=64", f"block={number + 1}"))
+        loss = [x + number / 10 for x in one["evaluation"]["loss"]["per_excerpt"]]
+        one["evaluation"]["loss"] = listed(loss)
+        one["evaluation"]["loss_above_full"] = mean_interval(
+            [a - b for a, b in zip(loss, FULL, strict=True)]
+        )
+        one["evaluation"]["keys"] = {"wanted": 90.0, "off": 1 / 9, "matched": False}
+        made.append(one)
+    run = read_run(written(tmp_path, [record("full"), record("sinks[window=100]"), *made]))
+    chart, table = sections(run)[0].blocks
+    assert "block 4" in chart.conclusion
+    assert "block 5" not in chart.conclusion
+    assert "of 8 that stand beside window + sinks at equal keys, 1 are better" in chart.conclusion
+    off = table.frame["off the wanted keys"]
+    assert table.text("off the wanted keys", off[off.notna()].iloc[0]) == "+11.1 %"
+
+
+def test_the_figure_has_a_line_for_every_schedule():
     from matplotlib.figure import Figure
 
-    frame = whole(evaluation_frame(RECORDS)).assign(line=lambda x: x.asked)
+    every = whole(evaluation_frame(RECORDS)).assign(line=lambda x: x.asked)
+    frame = every[every.length.eq(1024)]
+    rows = frame.sort_values("perplexity").reset_index(drop=True)
     for width, height in zip((6.75, 3.25), figures.heights(frame), strict=True):
         with house():
             figure = Figure(figsize=(width, height))
             figures.draw(figure, frame)
-        keys = figure.axes[0]
+        panels = [axes.get_title(loc="left") for axes in figure.axes]
+        assert panels[0] == "perplexity"
+        assert len(panels) == (4 if width > 5 else 2)
+        first = figure.axes[0]
         drawn = {
-            line.get_gid(): float(line.get_ydata()[0]) for line in keys.lines if line.get_gid()
+            line.get_gid(): (float(line.get_xdata()[0]), round(float(line.get_ydata()[0])))
+            for line in first.lines
+            if line.get_gid()
         }
-        rows = frame[frame.length.eq(1024) & frame.asked.ne("uniform")]
-        assert drawn == {
-            f"series:{row.asked}@auto": pytest.approx(row.perplexity) for _, row in rows.iterrows()
+        near = rows[rows.asked.ne("uniform")]
+        points = {
+            f"series:{row.asked}@auto": (pytest.approx(row.perplexity), y)
+            for y, row in near.iterrows()
         }
-        assert any("uniform" in text.get_text() for text in keys.texts)
-        assert len(figure.axes) == 6
+        window = float(rows[rows.asked.eq("sinks[window=100]")].perplexity.iloc[0])
+        rivals = {
+            f"rival:{row.asked}@auto": (pytest.approx(window), y)
+            for y, row in near.iterrows()
+            if row.rival
+        }
+        assert drawn == points | rivals
+        told = [text.get_text() for text in first.texts]
+        assert any("▸" in text for text in told)  # the uniform map lies beyond
+        assert "full" in told
+
+
+def test_a_long_name_loses_its_middle():
+    assert figures.shortened("0-1:full", 8) == "0-1:full"
+    assert figures.shortened("0123456789", 7) == "012…789"
 
 
 def test_a_run_of_evaluations_alone_has_a_page(tmp_path: Path):
     page = reports.write(written(tmp_path, RECORDS)).read_text(encoding="utf-8")
     assert 'id="model"' in page
-    assert "Perplexity and retrieval" in page
-    for name in ("figures/model.svg", "figures/model-layers.svg", "tables/perplexity.md"):
+    assert "Perplexity and retrieval at 2k" in page
+    for name in ("figures/model-1k.svg", "figures/model-layers.svg", "tables/perplexity-2k.md"):
         assert (tmp_path / name).exists()
-    said = (tmp_path / "tables" / "perplexity.csv").read_text()
+    said = (tmp_path / "tables" / "perplexity-1k.csv").read_text()
     assert f"{math.exp(2.5)}"[:8] in said
 
 

@@ -1,110 +1,148 @@
-"""What a model loses: perplexity against keys and milliseconds, and retrieval beside it."""
+"""What a model loses: a line a schedule, with perplexity, KL, retrieval, keys and milliseconds."""
+
+import math
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from reports.figures.axes import is_narrow, note, panel_title
-from reports.figures.labels import Label, legend_below, legend_height, point_labels
-from reports.style import INK, Look, look
-from reports.text import above_text, size_text, three
+from reports.figures.axes import is_narrow
+from reports.style import FAINT, INK, PAPER, RULE, Look, look
+from reports.text import size_text, three
 
-PANELS = {
-    "keys_per_query": "keys a query",
+WIDE_PANELS = ("perplexity", "kl", "second_copy", "ms")
+NARROW_PANELS = ("perplexity", "second_copy")
+_TITLES = {
+    "perplexity": "perplexity", "kl": "KL to full", "second_copy": "second copy",
     "ms": "prefill (ms)",
-}
-_PANEL, _UNDER = 2.45, 0.5  # inches: a panel with its title and axis, and below the last one
+}  # fmt: skip
+_LOG = ("kl", "ms")
+_SHARES = {"perplexity": 1.5, "kl": 1.0, "second_copy": 1.0, "ms": 1.0}  # of the width
+_ROW, _AROUND = 0.155, 0.78  # inches: a line, and the titles and ticks of all
+_POINTS, _NARROW_POINTS = 6.3, 5.6  # of the names
+_LETTER = 0.0088  # inches of width, a point
+_LONGEST = {True: 31, False: 38}  # letters of a name, where the figure is narrow, and else
+_KEYS = 6  # letters of room for the keys
 MOST = 3.0  # times the perplexity of full attention: what is beyond is written, not drawn
 
 
 def heights(frame: pd.DataFrame) -> tuple[float, float]:
     """Of the wide and the narrow figure, in inches."""
-    lengths = frame.length.nunique()
-    found = [lengths * panels * _PANEL + _UNDER for panels in (1, 3)]
-    wide, narrow = (
-        height + _legend(frame, w) for height, w in zip(found, (6.75, 3.25), strict=True)
-    )
-    return wide, narrow
+    height = len(frame) * _ROW + _AROUND
+    return height, height
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
-    """Rows of one model and text; a row of panels a length: keys, milliseconds, second copy."""
-    lengths = sorted(frame.length.unique())
+    """Rows of one model, text and length: a line each, the lowest perplexity on top."""
+    rows = frame.sort_values("perplexity", kind="stable").reset_index(drop=True)
     narrow = is_narrow(figure)
     width, height = figure.get_size_inches()
-    below = _legend(frame, width)
-    down, across = (3 * len(lengths), 1) if narrow else (len(lengths), 3)
+    points = _NARROW_POINTS if narrow else _POINTS
+    lines = [str(one).replace("combiner-", "c-") if narrow else str(one) for one in rows.line]
+    names = [shortened(one, _LONGEST[narrow]) for one in lines]
+    gutter = 0.1 + _LETTER * points * (max(map(len, names)) + _KEYS)
+    panels = NARROW_PANELS if narrow else WIDE_PANELS
     grid = figure.add_gridspec(
-        down, across, left=0.5 / width, right=1 - 0.12 / width, bottom=(below + _UNDER) / height,
-        top=1 - 0.3 / height, wspace=0.28, hspace=0.5,
+        1, len(panels), width_ratios=[_SHARES[one] for one in panels], left=gutter / width,
+        right=1 - 0.14 / width, bottom=0.3 / height, top=1 - 0.4 / height, wspace=0.14,
     )  # fmt: skip
-    for number, length in enumerate(lengths):
-        rows = frame[frame.length.eq(length)]
-        places = [
-            grid[3 * number + panel, 0] if narrow else grid[number, panel] for panel in range(3)
-        ]
-        for place, (column, label) in zip(places[:2], PANELS.items(), strict=True):
-            axes = figure.add_subplot(place)
-            _points(
-                axes,
-                rows,
-                column,
-                "perplexity",
-                f"{size_text(length)}: perplexity",
-                named=not narrow,
-            )
-            axes.set_xlabel(label)
-        axes = figure.add_subplot(places[2])
-        _points(
-            axes,
-            rows,
-            "keys_per_query",
-            "second_copy",
-            "second copy: loss (nats)",
-            named=not narrow,
-        )
-        axes.set_xlabel(PANELS["keys_per_query"])
-    legend_below(figure, _entries(frame), bottom=below)
+    for number, column in enumerate(panels):
+        axes = figure.add_subplot(grid[0, number])
+        _column(axes, rows, column)
+        title = _TITLES[column].removeprefix("second ") if narrow else _TITLES[column]
+        axes.set_title(title, color=INK, fontsize=points + 1.2)
+    _names(figure.axes[0], rows, names, points)
 
 
-def _entries(frame: pd.DataFrame) -> list[tuple[str, Look]]:
-    return [(str(row.line), _look(row)) for _, row in frame.drop_duplicates("asked").iterrows()]
+def shortened(text: str, longest: int) -> str:
+    """The text, without its middle where it is longer."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
-def _legend(frame: pd.DataFrame, width: float) -> float:
-    entries = _entries(frame)
-    return legend_height(len(entries), max(len(text) for text, _ in entries), width) + 0.06
+def _names(axes: Axes, rows: pd.DataFrame, names: list[str], points: float) -> None:
+    """The name and the keys of every line, at the left of the first panel."""
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    space = axes.get_yaxis_transform()
+    for y, (name, (_, row)) in enumerate(zip(names, rows.iterrows(), strict=True)):
+        keys = f"{row.keys_per_query:.0f}"
+        axes.annotate(
+            keys, (0, y), xycoords=space, xytext=(-3, 0), textcoords="offset points",
+            ha="right", va="center", fontsize=points, color=FAINT,
+        )  # fmt: skip
+        axes.annotate(
+            name, (0, y), xycoords=space, xytext=(-_KEYS * _LETTER * points * 72, 0),
+            textcoords="offset points", ha="right", va="center", fontsize=points,
+            color=_look(row).ink, weight="bold" if row["name"] == "full" else "normal",
+        )  # fmt: skip
+    axes.annotate(
+        "keys", (0, 1), xycoords="axes fraction", xytext=(-3, 6), textcoords="offset points",
+        ha="right", fontsize=points, color=FAINT,
+    )  # fmt: skip
 
 
-def _points(axes: Axes, rows: pd.DataFrame, x: str, y: str, title: str, *, named: bool) -> None:
-    panel_title(axes, title)
-    known = rows[rows[y].notna() & rows[x].notna()]
-    full = known[known.name.eq("full")]
-    limit = known[y].max() if y != "perplexity" or not len(full) else MOST * full[y].iloc[0]
-    shown, beyond = known[known[y] <= limit], known[known[y] > limit]
-    if len(known) == 0:
-        note(axes, 0.02, 0.95, "not measured", va="top")
-    if len(full):
-        axes.axhline(full[y].iloc[0], color=INK, linewidth=0.7, alpha=0.5, label="_full")
-    labels = []
-    for _, row in shown.iterrows():
-        drawn = _look(row)
-        axes.errorbar(
-            [row[x]], [row[y]], yerr=[[row[y] - row[f"{y}_low"]], [row[f"{y}_high"] - row[y]]],
-            marker=drawn.marker, color=drawn.colour, markerfacecolor=drawn.face, linestyle="none",
-            elinewidth=0.8, markersize=5, label=row.asked, zorder=4,
-        )[0].set_gid(f"series:{row.asked}@{row.backend}")  # fmt: skip
-        labels.append(Label(x=float(row[x]), y=float(row[y]), text=row.line, look=drawn))
-    axes.margins(0.12)
-    if len(shown) and (shown[x] > 0).all() and shown[x].max() > 8 * shown[x].min():
-        axes.set_xscale("log")
-    axes.set_xlim(axes.get_xlim())  # final, for the labels
-    axes.set_ylim(axes.get_ylim())
-    if named:
-        point_labels(axes, labels)
-    if len(beyond):
-        names = [f"{row.line} {three(row[y])}" for _, row in beyond.iterrows()]
-        note(axes, 0.012, 0.985, above_text(names), va="top")
+def _column(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    full = rows[rows.name.eq("full")][column]
+    limit = math.inf
+    if column == "perplexity" and len(full):
+        limit = MOST * float(full.iloc[0])
+    rivals = {row.asked: float(row.perplexity) for _, row in rows.iterrows()}
+    for y, (_, row) in enumerate(rows.iterrows()):
+        value = float(row[column])
+        drawable = math.isfinite(value) and (value > 0 or column not in _LOG)
+        if drawable and value <= limit:
+            _point(axes, row, column, y)
+        elif drawable:
+            axes.annotate(
+                f"{three(value)} ▸", (1, y), xycoords=axes.get_yaxis_transform(), ha="right",
+                va="center", fontsize=6.3, color=_look(row).ink, zorder=5,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
+            )  # fmt: skip
+        rival = rivals.get(row.rival, math.inf) if column == "perplexity" else math.inf
+        if rival <= limit:
+            axes.plot(
+                [rival], [y], marker="|", color=INK, markersize=7, linestyle="none", zorder=3,
+                label="_rival", gid=f"rival:{row.asked}@{row.backend}",
+            )  # fmt: skip
+    if column in _LOG:
+        _logarithmic(axes)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
+    if len(full) and column in ("perplexity", "second_copy"):
+        axes.axvline(float(full.iloc[0]), color=INK, linewidth=0.7, alpha=0.5, label="_full")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=6.3)
+    axes.grid(visible=True, axis="y", color=RULE, linewidth=0.5)
+    axes.margins(x=0.07)
+
+
+def _point(axes: Axes, row: pd.Series, column: str, y: int) -> None:
+    drawn, value = _look(row), float(row[column])
+    low, high = row.get(f"{column}_low", value), row.get(f"{column}_high", value)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low = high = value
+    if column in _LOG:
+        low = max(low, value / 100)  # an interval that holds 0 has no end on such an axis
+    axes.errorbar(
+        [value], [y], xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+        marker=drawn.marker, color=drawn.colour, markerfacecolor=drawn.face, linestyle="none",
+        elinewidth=0.8, markersize=4.4, label=row.asked, zorder=4,
+    )[0].set_gid(f"series:{row.asked}@{row.backend}")  # fmt: skip
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 30 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
 
 
 def _look(row: pd.Series) -> Look:

@@ -18,8 +18,10 @@ from reports.sections.shared import device_text
 from reports.tables import plain
 from reports.text import bytes_text, joined, ms_text, size_text, three, three_places
 
+_NAMED_IN_WORDS = 5  # schedules, beside full attention
 _NAMED = {
     "length": "length", "line": "patterns", "keys_per_query": "keys a query",
+    "keys_off": "off the wanted keys",
     "perplexity": "perplexity", "perplexity_low": "low", "perplexity_high": "high",
     "against_rival": "loss to window + sinks", "against_rival_low": "its low",
     "against_rival_high": "its high", "kl": "KL to full", "agreement": "same top token",
@@ -33,6 +35,7 @@ _PLACES = (
 _FORMATS: dict[str, object] = {
     **dict.fromkeys(_PLACES, three_places),
     "length": lambda n: size_text(int(n)), "prefill": ms_text,
+    "off the wanted keys": lambda off: f"{100 * off:+.1f} %",
     "peak memory": bytes_text, "key-value bytes": bytes_text,
 }  # fmt: skip
 
@@ -50,7 +53,7 @@ def sections(run: Run) -> list[Section]:
         tail = f"-{number + 1}" if number else ""
         if len(parts) > 1:
             blocks.append(f"<h3>{escape(_setting(run, part))}</h3>")
-        blocks += _part(run, _lined(part), tail)
+        blocks += _part(run, part, tail)
     if len(failed):
         blocks.append(Table(key="evaluation-failures", title="Without a result", frame=failed))
     return [Section(key="model", title="In a model", blocks=tuple(blocks))]
@@ -60,31 +63,41 @@ def _part(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
     every, alone = whole(part), single(part)
     if len(every) == 0:
         return [paragraph("No schedule was evaluated whole.", "empty")]
-    table = plain(
-        f"perplexity{tail}", "What the model loses", _ordered(every), _NAMED, _FORMATS
-    )  # fmt: skip
-    blocks: list[str | Chart | Table] = [_chart(run, every, table, tail), table]
+    blocks: list[str | Chart | Table] = []
+    for length, rows in every.groupby("length", sort=True):
+        size = size_text(int(str(length)))
+        table = plain(
+            f"perplexity-{size}{tail}", f"What the model loses at {size}", _ordered(_lined(rows)),
+            _told(rows), _FORMATS,
+        )  # fmt: skip
+        blocks += [_chart(run, _lined(rows), table, size, tail), table]
     if len(alone):
-        blocks.append(_layers(run, alone, tail))
+        blocks.append(_layers(run, _lined(alone), tail))
     return blocks
 
 
-def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
-    lengths = sorted(rows.length.unique())
-    last = rows[rows.length.eq(lengths[-1])]
+def _told(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of the table: how far off wanted keys only where a number was wanted."""
+    if rows.keys_off.notna().any():
+        return _NAMED
+    return {column: name for column, name in _NAMED.items() if column != "keys_off"}
+
+
+def _chart(run: Run, rows: pd.DataFrame, table: Table, size: str, tail: str) -> Chart:
     wide, narrow = figures.heights(rows)
     copied = f"{COPIED} tokens, {FILLER} others, and the same {COPIED} again"
     return Chart(
-        key=f"model{tail}",
-        title="Perplexity and retrieval",
-        conclusion=f"At {size_text(int(lengths[-1]))} tokens: {_said(last)}.",
-        how="Low is good. At equal keys a pattern earns its place where it lies below window + "
-        "sinks; a loss on the second copy as high as the window's says that it does not find again "
-        "what it has read.",
-        caption="Keys a query: mean over layers. Perplexity: the exponential of the mean loss over "
+        key=f"model-{size}{tail}",
+        title=f"Perplexity and retrieval at {size}",
+        conclusion=f"At {size} tokens: {_said(rows)}.",
+        how="Low is good. The upright stroke in a line is window + sinks with as many keys: a "
+        "pattern earns its place where its point lies left of it. A loss on the second copy as "
+        "high as the window's says that it does not find again what it has read.",
+        caption="Keys: a query, mean over layers. Perplexity: exponential of the mean loss over "
         "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
-        f"excerpt. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
-        "model, one excerpt, wall time.",
+        f"excerpt; more than {figures.MOST:g} times that of full is written. KL to full and second "
+        f"copy: nats. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
+        "model, one excerpt, wall time. In a narrow figure c- stands for combiner-.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
@@ -93,16 +106,30 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, tail: str) -> Chart:
 
 
 def _said(rows: pd.DataFrame) -> str:
-    """Perplexities in words, and how each does against the window at its keys."""
-    said = []
-    for _, row in _ordered(rows).iterrows():
-        text = f"{row.line} {three(row.perplexity)}"
-        if row.rival and row.against_rival == row.against_rival and row.asked != row.rival:
-            low, high = row.against_rival_low, row.against_rival_high
-            verdict = "better than" if high < 0 else "worse than" if low > 0 else "level with"
-            text += f" ({verdict} window + sinks at equal keys)"
-        said.append(text)
-    return joined(said)
+    """Full attention, the closest to it, and how many do better than the window at their keys."""
+    ordered = _ordered(rows)
+    others = ordered[~ordered.name.isin(("full", "uniform"))]
+    said = [
+        f"{row.line} {three(row.perplexity)}{_verdict(row)}"
+        for _, row in pd.concat([ordered[ordered.name.eq("full")], others.head(_NAMED_IN_WORDS)])
+        .sort_values("perplexity", kind="stable").iterrows()
+    ]  # fmt: skip
+    if len(others) <= _NAMED_IN_WORDS:
+        return joined(said)
+    compared = others[others.against_rival.notna() & others.asked.ne(others.rival)]
+    better, worse = (compared.against_rival_high < 0).sum(), (compared.against_rival_low > 0).sum()
+    return (
+        f"{joined(said)}; of {len(compared)} that stand beside window + sinks at equal keys, "
+        f"{better} are better, {len(compared) - better - worse} level and {worse} worse"
+    )
+
+
+def _verdict(row: pd.Series) -> str:
+    if not row.rival or row.against_rival != row.against_rival or row.asked == row.rival:
+        return ""
+    low, high = row.against_rival_low, row.against_rival_high
+    verdict = "better than" if high < 0 else "worse than" if low > 0 else "level with"
+    return f" ({verdict} window + sinks at equal keys)"
 
 
 def _layers(run: Run, rows: pd.DataFrame, tail: str) -> Chart:
