@@ -23,6 +23,7 @@ from attnbench.timing import Call
 from attnbench.watch import copies_beyond_cache
 from patterns import pattern as one_pattern
 from patterns.base import Implementation, Pattern
+from patterns.computed import Tally, counting
 
 _SIZING_CALLS = 2  # the faster one says how long a call takes
 
@@ -64,6 +65,7 @@ class Sized:
     first_call_ms: float
     memory: dict[str, Any]
     check: dict[str, Any]
+    computed_pairs: int | None  # of one forward call
 
 
 def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
@@ -145,7 +147,15 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         seen = {"check": verdict.seen, FIRED: {wrong.guard: wrong.reason}}
         raise Ended("wrong", wrong.reason, seen)
     forward, backward = _halves(case, chosen, inputs)
-    memory = measure_memory(forward, backward, (*first, inputs.d_out))
+    tally = Tally()
+
+    def counted() -> Tensor:
+        with counting() as found:
+            out = forward()
+        tally.pairs = found.pairs
+        return out
+
+    memory = measure_memory(counted, backward, (*first, inputs.d_out))
     return Sized(
         chosen=chosen,
         call=call,
@@ -153,6 +163,7 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         first_call_ms=first_call_s * 1e3,
         memory=memory,
         check=verdict.seen,
+        computed_pairs=tally.pairs,
     )
 
 

@@ -22,6 +22,7 @@ from attnbench.contender import (
     size,
 )
 from attnbench.guards import spread, with_fired
+from attnbench.impossible import above_ceilings
 from attnbench.launch import launch
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
@@ -239,8 +240,13 @@ class CostMeasurer:
             dtype=case.dtype,
             pass_=case.pass_,
             ms=time_block["cold_ms"]["median"],
+            computed_pairs=sized.computed_pairs,
         )
-        return with_fired(measured, spread(time_block["cold_ms"]))
+        cold_ms = time_block["cold_ms"]
+        impossible = above_ceilings(
+            self._origin.ceilings, measured["cost"], case, cold_ms["median"]
+        )
+        return with_fired(measured, spread(cold_ms) | impossible)
 
 
 class _Budget:
