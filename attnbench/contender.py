@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from attnbench.case import CostCase
 from attnbench.check import Checker, restored
+from attnbench.compiled import Compiled, seen_so_far
 from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.memory import Backward, Forward, measure_memory
@@ -66,6 +67,7 @@ class Sized:
     memory: dict[str, Any]
     check: dict[str, Any]
     computed_pairs: int | None  # of one forward call
+    compiled: Compiled
 
 
 def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
@@ -128,7 +130,7 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
     Raises:
         Ended: as `wrong`, where the check finds something.
     """
-    first = inputs.copies[0]
+    first, compiled_before = inputs.copies[0], seen_so_far()
     call, device = make_call(case, chosen, inputs), first[0].device
     before = [x.detach().clone() for x in first]
     first_call_s = _seconds(call, device)
@@ -164,6 +166,7 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         memory=memory,
         check=verdict.seen,
         computed_pairs=tally.pairs,
+        compiled=seen_so_far().since(compiled_before),
     )
 
 

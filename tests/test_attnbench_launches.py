@@ -41,6 +41,16 @@ def block(ms: float, *, dense: float | None = 2.0) -> dict[str, Any]:
     return {**found, "launches": [launch(found, [ms] * 5)]}
 
 
+def test_shares_of_the_roof_are_those_of_the_median_over_launches():
+    roof = {"least_ms": 0.5, "share": 0.5, "tile_least_ms": 0.8, "tile_share": 0.8}
+    found = joined(block(1.0) | {"roof": roof}, block(3.0), 2)["roof"]
+    assert found["share"] == pytest.approx(0.5 / 2.01)
+    assert found["tile_share"] == pytest.approx(0.8 / 2.01)
+    unknown = roof | {"tile_least_ms": None, "tile_share": None}
+    assert joined(block(1.0) | {"roof": unknown}, block(3.0), 2)["roof"]["tile_share"] is None
+    assert joined(block(1.0) | {"roof": None}, block(3.0), 2)["roof"] is None
+
+
 def test_the_interval_of_several_launches_is_over_the_launches():
     one = joined(block(1.0), block(1.2) | {"stopped": "budget"}, 2)
     both = joined(one, block(1.1, dense=2.2), 3)

@@ -118,7 +118,7 @@ def test_the_window_kernel_computes_the_tiles_that_its_window_touches(window: in
 
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("sink", [3, 20, 100])
+@pytest.mark.parametrize("sink", [3, 20, 64, 100])
 def test_the_window_kernel_computes_sinks_beyond_the_tiles_of_its_window(sink: int, causal: bool):
     length, window = 150, 20
     near = Local(window=window, causal=causal).support(length)
