@@ -148,7 +148,7 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
     if (wrong := verdict.wrong) is not None:
         seen = {"check": verdict.seen, FIRED: {wrong.guard: wrong.reason}}
         raise Ended("wrong", wrong.reason, seen)
-    forward, backward = _halves(case, chosen, inputs)
+    forward, backward = halves(case, chosen, inputs)
     tally = Tally()
 
     def counted() -> Tensor:
@@ -213,7 +213,8 @@ _cuda: Any = torch.cuda  # its streams have no types
 _streams: dict[str, Any] = {}
 
 
-def _halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward, Backward | None]:
+def halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward, Backward | None]:
+    """The call on the first copy in two steps, output and gradients; for a forward pass one."""
     attend, first = chosen.pattern.attend, inputs.copies[0]
     scale, backend = inputs.scale, chosen.implementation.backend
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attnbench.case import Pass
+    from attnbench.frontier import Frontier
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
 
@@ -65,6 +67,51 @@ def engine_options(typed: argparse.Namespace, device: str) -> dict[str, Any]:
         return {"plugins": plugins}
     chosen = places(device, gpus=typed.gpus, workers=typed.workers)
     return {"places": chosen, "timeout_s": typed.timeout, "plugins": plugins}
+
+
+def frontier_options(typed: argparse.Namespace) -> "Frontier":
+    """What `frontier` is to look for.
+
+    Raises:
+        BadInput: a value that cannot be read, or more memory than there is.
+    """
+    import psutil
+    import torch
+
+    from attnbench.frontier import Frontier
+    from attnbench.matrix import with_causality
+    from patterns import PATTERNS, patterns
+    from patterns.errors import BadInput
+
+    device = device_of(typed.device)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        there = torch.cuda.get_device_properties(torch.device(device)).total_memory
+    else:
+        there = psutil.virtual_memory().available
+    memory = there if on_gpu else 1 << 30
+    if typed.memory:
+        memory = int(memory_bytes(typed.memory, "--memory"))
+    if memory > there:
+        raise BadInput(f"--memory {typed.memory} is more than this machine has to give")
+    heads, kv_heads = _heads(typed.heads or ("16" if on_gpu else "4"))
+    specs = typed.pattern or list(PATTERNS)
+    return Frontier(
+        patterns=tuple(
+            with_causality(one, not typed.bidirectional) for spec in specs for one in patterns(spec)
+        ),
+        passes=_passes(typed.passes),
+        memory_bytes=memory,
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype or ("bfloat16" if on_gpu else "float32"),
+        device=device,
+        batch=positive(typed.batch, "--batch"),
+        backend=typed.backend,
+        length=positive(typed.length, "--length"),
+        most_seconds=typed.seconds,
+    )
 
 
 def retried(typed: list[str] | None) -> tuple[str, ...]:
@@ -223,16 +270,16 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     return None if names is None else tuple(whole(name, "--head") for name in names)
 
 
-def _passes(text: str) -> tuple[str, ...]:
+def _passes(text: str) -> "tuple[Pass, ...]":
     from attnbench.case import PASSES
     from patterns.errors import BadInput
     from patterns.grammar import near_match
 
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    found = dict.fromkeys(name.strip() for name in text.split(","))
     for name in found:
         if name not in PASSES:
             raise BadInput(f"unknown pass {name!r}: {near_match(name, PASSES)}")
-    return found
+    return tuple(one_pass for name in found for one_pass in PASSES if one_pass == name)
 
 
 def _heads(text: str) -> tuple[int, int]:
