@@ -229,14 +229,15 @@ def test_the_command_writes_a_run_whose_report_has_the_table(
 ):
     code, out, err = typed(
         "--pattern", "uniform", "--pattern", "full", "--heads", "2/1", "--dim", "8",
-        "--memory", "2MiB", "--pass", "fwd,fwdbwd", "--out", str(tmp_path),
+        "--memory", "4MiB", "--pass", "fwd,fwdbwd", "--length", "2k",
+        "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0
     assert "4 ok" in out
-    assert len([line for line in err.splitlines() if "tokens in 2 MiB" in line]) == 4
+    assert len([line for line in err.splitlines() if "tokens in 4 MiB" in line]) == 4
     reports.write(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "The longest length that fits in 2 MiB" in page
+    assert "The longest length that fits in 4 MiB" in page
     rows = (tmp_path / "tables" / "frontier.csv").read_text().splitlines()
     assert len(rows) == 5
     assert rows[0].startswith("pattern,backend,pass,longest that fits,predicted,held there")
