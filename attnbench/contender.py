@@ -13,8 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.case import CostCase
-from attnbench.check import Checker, restored
+from attnbench.check import Checker
 from attnbench.compiled import Compiled, seen_so_far
+from attnbench.findings import restored
 from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.memory import Backward, Forward, measure_memory
