@@ -146,6 +146,8 @@ def test_an_allocation_that_fails_ends_it_too(tmp_path: Path):
     (record,) = found_by(tmp_path, "greedy", memory_bytes=64 * MIB)
     assert (record["frontier"]["longest"], record["frontier"]["too_long"]) == (2944, 3072)
     assert record["frontier"]["limit"] == "memory"
+    # q, k, v and a copy of v: four times 32 bytes a token.
+    assert record["frontier"]["trials"][0]["held_bytes"] == 1024 * 128
     reasons = [one["reason"] for one in record["frontier"]["trials"] if one["limit"]]
     assert reasons
     assert all("out of memory" in reason for reason in reasons)
