@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.arguments import parser
-from attnbench.typed import device_of, matrix_options, memory_bytes, positive, whole
+from attnbench.typed import (
+    frontier_options,
+    matrix_options,
+    memory_bytes,
+    positive,
+    whole,
+)
 
 if TYPE_CHECKING:
     from attnbench.engine import Result
@@ -163,6 +169,20 @@ def advise(typed: argparse.Namespace) -> int:
     return 0
 
 
+def frontier(typed: argparse.Namespace) -> int:
+    """Find the longest length at which patterns fit into memory."""
+    from attnbench.frontier_run import search
+    from attnbench.typed import retried
+
+    _load_plugins(typed)
+    asked, retry = frontier_options(typed), retried(typed.retry)
+    folder = typed.out or _fresh_folder("frontier")
+    result = search(
+        asked, folder, command=sys.argv[1:], retry=retry, plugins=tuple(typed.plugin or ())
+    )
+    return _told(result, folder, report=True)
+
+
 def merge(typed: argparse.Namespace) -> int:
     """Join runs of one version of the code into one."""
     from attnbench.merge import merge as join
@@ -275,6 +295,7 @@ _COMMANDS = {
     "inspect": inspect,
     "compare": compare,
     "advise": advise,
+    "frontier": frontier,
     "merge": merge,
     "list": list_all,
     "doctor": doctor,

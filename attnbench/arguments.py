@@ -36,6 +36,7 @@ def parser(commands: Commands) -> Parser:
         "inspect": (_add_inspect, "draw the map of one pattern on one source"),
         "compare": (_add_compare, "say what changed between two runs; 1 where it got worse"),
         "advise": (_add_advise, "say which pattern to use at a length, under a budget"),
+        "frontier": (_add_frontier, "find the longest length that fits into memory"),
         "merge": (_add_merge, "join runs of one version of the code into one"),
         "list": (_add_list, "list patterns, sources and presets"),
         "doctor": (_add_nothing, "say what works on this machine, and what to do about the rest"),
@@ -160,6 +161,40 @@ def _add_advise(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--source", metavar="SPEC", help="of the errors; captured ones if left out")
     one.add_argument("--json", action="store_true", help="for programs")
+
+
+def _add_frontier(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--pattern", action="append", metavar="SPEC", help="may be repeated; all if left out"
+    )
+    one.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="for the inputs and the call, such as 24GiB; all that the GPU has, on a CPU 1GiB",
+    )
+    one.add_argument(
+        "--pass", dest="passes", default="fwd", metavar="P", help="of fwd, bwd, fwdbwd (fwd)"
+    )
+    one.add_argument("--length", default="16384k", metavar="L", help="the longest to look at (16M)")
+    one.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="beyond a call that takes longer, nothing is tried (default 10)",
+    )
+    one.add_argument("--batch", default="1", metavar="B", help="sequences (default 1)")
+    one.add_argument("--heads", metavar="H", help="16 on a GPU, 4 on a CPU; 32/8 for grouped ones")
+    one.add_argument("--dim", default="64", metavar="D", help="head width (default 64)")
+    one.add_argument("--dtype", choices=_DTYPES)
+    one.add_argument("--bidirectional", action="store_true")
+    one.add_argument("--backend", default="auto")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    one.add_argument("--out", metavar="RUN", type=Path, help="the run folder; an old one goes on")
+    one.add_argument(
+        "--retry", action="append", metavar="STATUS", help="do cases of this status again"
+    )
+    _add_plugin(one)
 
 
 def _add_merge(one: argparse.ArgumentParser) -> None:

@@ -32,8 +32,8 @@ def measured(device: torch.device, dtypes: tuple[str, ...]) -> dict[str, Any]:
     """The ceilings of a device.
 
     Returns:
-        `copy_bytes_per_s` (read and written), `matmul_flops_per_s` by dtype, `exp_per_s`, and
-        `notes`: why a value is null.
+        `copy_bytes_per_s` (read and written), `matmul_flops_per_s` by dtype, `exp_per_s`,
+        `cache_bytes` (of L2; null on a CPU), and `notes`: why a value is null.
     """
     notes: dict[str, str] = {}
 
@@ -51,14 +51,25 @@ def measured(device: torch.device, dtypes: tuple[str, ...]) -> dict[str, Any]:
             for dtype in dtypes
         },
         "exp_per_s": tried("exp_per_s", lambda: _exp_rate(device)),
+        "cache_bytes": (
+            torch.cuda.get_device_properties(device).L2_cache_size
+            if device.type == "cuda"
+            else None
+        ),
         "notes": notes,
     }
 
 
 def roof(
-    ceilings: Ceilings | None, cost: Mapping[str, Any] | None, *, dtype: str, pass_: str, ms: float
+    ceilings: Ceilings | None,
+    cost: Mapping[str, Any] | None,
+    *,
+    dtype: str,
+    pass_: str,
+    ms: float,
+    computed_pairs: int | None = None,
 ) -> dict[str, Any] | None:
-    """How near a time is to the least that the definition's work could take on this device.
+    """How near a time is to the least that its work could take on this device.
 
     Args:
         ceilings: as `measured` gives them.
@@ -66,26 +77,52 @@ def roof(
         dtype: of the products.
         pass_: the pass.
         ms: the cold time.
+        computed_pairs: that the tiles of the implementation multiply in a forward pass, if known.
 
     Returns:
-        `least_ms`, `share` (of the time), and `bound`: which ceiling it is (`copy`, `matmul` or
-        `exp`); None where a ceiling or the cost is unknown.
+        Of the definition's work `least_ms`, `share` (of the time), `bound`: which ceiling it is
+        (`copy`, `matmul` or `exp`), and `scored_pairs`; with `computed_pairs` in their place
+        `tile_least_ms`, `tile_share` and `tile_bound`, null where those are unknown. None where a
+        ceiling or the cost is unknown.
     """
     if ceilings is None or cost is None:
         return None
+    scored = cost["scored_pairs"]
+    found = _bound(ceilings, cost, dtype, pass_, 1.0)
+    if found is None:
+        return None
+    (bound, least_ms), tiles = found, None
+    if computed_pairs is not None and scored:
+        tiles = _bound(ceilings, cost, dtype, pass_, computed_pairs / scored)
+    return {
+        "least_ms": least_ms,
+        "share": least_ms / ms,
+        "bound": bound,
+        "scored_pairs": scored,
+        "computed_pairs": computed_pairs,
+        "tile_least_ms": None if tiles is None else tiles[1],
+        "tile_share": None if tiles is None else tiles[1] / ms,
+        "tile_bound": None if tiles is None else tiles[0],
+    }
+
+
+def _bound(
+    ceilings: Ceilings, cost: Mapping[str, Any], dtype: str, pass_: str, times: float
+) -> tuple[str, float] | None:
+    """The ceiling that is reached first and its milliseconds, with so many times the products."""
     rates = {
         "copy": (cost["bytes"] * _BYTES_FACTOR[pass_], ceilings.get("copy_bytes_per_s")),
         "matmul": (
-            cost["flops"] * PASS_FACTOR[pass_],
+            times * cost["flops"] * PASS_FACTOR[pass_],
             (ceilings.get("matmul_flops_per_s") or {}).get(dtype),
         ),
-        "exp": (cost["scored_pairs"] * _EXP_FACTOR[pass_], ceilings.get("exp_per_s")),
+        "exp": (times * cost["scored_pairs"] * _EXP_FACTOR[pass_], ceilings.get("exp_per_s")),
     }
     known = {name: 1e3 * work / rate for name, (work, rate) in rates.items() if rate}
     if not {"copy", "matmul"} <= known.keys():
         return None
     bound = max(known, key=lambda name: known[name])
-    return {"least_ms": known[bound], "share": known[bound] / ms, "bound": bound}
+    return bound, known[bound]
 
 
 def _copy_rate(device: torch.device) -> float:

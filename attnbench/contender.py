@@ -13,7 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.case import CostCase
-from attnbench.check import Checker, restored
+from attnbench.check import Checker
+from attnbench.compiled import Compiled, seen_so_far
+from attnbench.findings import restored
 from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.memory import Backward, Forward, measure_memory
@@ -23,6 +25,7 @@ from attnbench.timing import Call
 from attnbench.watch import copies_beyond_cache
 from patterns import pattern as one_pattern
 from patterns.base import Implementation, Pattern
+from patterns.computed import Tally, counting
 
 _SIZING_CALLS = 2  # the faster one says how long a call takes
 
@@ -64,6 +67,8 @@ class Sized:
     first_call_ms: float
     memory: dict[str, Any]
     check: dict[str, Any]
+    computed_pairs: int | None  # of one forward call
+    compiled: Compiled
 
 
 def load_inputs(case: CostCase, device: torch.device) -> CostInputs:
@@ -126,7 +131,7 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
     Raises:
         Ended: as `wrong`, where the check finds something.
     """
-    first = inputs.copies[0]
+    first, compiled_before = inputs.copies[0], seen_so_far()
     call, device = make_call(case, chosen, inputs), first[0].device
     before = [x.detach().clone() for x in first]
     first_call_s = _seconds(call, device)
@@ -144,8 +149,16 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
     if (wrong := verdict.wrong) is not None:
         seen = {"check": verdict.seen, FIRED: {wrong.guard: wrong.reason}}
         raise Ended("wrong", wrong.reason, seen)
-    forward, backward = _halves(case, chosen, inputs)
-    memory = measure_memory(forward, backward, (*first, inputs.d_out))
+    forward, backward = halves(case, chosen, inputs)
+    tally = Tally()
+
+    def counted() -> Tensor:
+        with counting() as found:
+            out = forward()
+        tally.pairs = found.pairs
+        return out
+
+    memory = measure_memory(counted, backward, (*first, inputs.d_out))
     return Sized(
         chosen=chosen,
         call=call,
@@ -153,6 +166,8 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         first_call_ms=first_call_s * 1e3,
         memory=memory,
         check=verdict.seen,
+        computed_pairs=tally.pairs,
+        compiled=seen_so_far().since(compiled_before),
     )
 
 
@@ -199,7 +214,8 @@ _cuda: Any = torch.cuda  # its streams have no types
 _streams: dict[str, Any] = {}
 
 
-def _halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward, Backward | None]:
+def halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward, Backward | None]:
+    """The call on the first copy in two steps, output and gradients; for a forward pass one."""
     attend, first = chosen.pattern.attend, inputs.copies[0]
     scale, backend = inputs.scale, chosen.implementation.backend
 

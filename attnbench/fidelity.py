@@ -14,10 +14,10 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench.baselines import equal_keys, keys_per_query, uniform
-from attnbench.check import check_rows
 from attnbench.effective import compare
 from attnbench.mapstats import per_head
 from attnbench.reference import DENSE_LIMIT_BYTES, ROWS, Reference, reference
+from attnbench.rows import check_rows
 from attnbench.softmax import Operands, attention
 from attnbench.sources import Inputs
 from patterns.base import Pattern, expand_groups

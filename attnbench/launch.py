@@ -90,7 +90,10 @@ def _roof(time: Mapping[str, Any], cold: Mapping[str, Any] | None) -> dict[str, 
     before = time.get("roof")
     if before is None or cold is None:
         return None
-    return {**before, "share": before["least_ms"] / cold["median"]}
+    shares = {"share": before["least_ms"] / cold["median"]}
+    if before.get("tile_least_ms") is not None:
+        shares["tile_share"] = before["tile_least_ms"] / cold["median"]
+    return {**before, **shares}
 
 
 def _ratio(values: Sequence[float | None], time: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attnbench import fidelity, maps
 from attnbench.case import AnyCase, CostCase, FidelityCase, Group, as_dict, case_key
-from attnbench.check import restored
+from attnbench.findings import restored
 from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.measure_cost import CostMeasurer, Protocol

@@ -1,17 +1,16 @@
 """From a group of cost cases to records: each checked and sized alone, then all timed together."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from attnbench.budget import GroupBudget
 from attnbench.case import CostCase, Group, case_key
-from attnbench.ceilings import roof
 from attnbench.check import Checker
+from attnbench.compiled import forget, seen_so_far
 from attnbench.contender import (
     CostInputs,
     Sized,
@@ -21,20 +20,15 @@ from attnbench.contender import (
     own_stream,
     size,
 )
-from attnbench.guards import spread, with_fired
-from attnbench.launch import launch
+from attnbench.cost_record import measured_record
+from attnbench.guards import FIRED, with_fired
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
-from attnbench.statistics import medians, ratio, summary
 from attnbench.steps import Announce, Announcing, Step, silent
-from attnbench.timing import MIN_ROUNDS, Clocks, Contender, Timed, Watch, time_group
+from attnbench.timing import Contender, Timed, Watch, time_group
 from attnbench.watch import watch_for
 
-_LEAST_CALLS = 5 * MIN_ROUNDS  # that timing a contender makes: two cold samples a round, others
-_LARGEST_SHARE = 0.5  # of a group's budget that timing one contender may take
-_LEAST_TIMING_S = 0.2  # of any contender, its warm-up and its place in the rounds
 _GRAPH_SHARE = 0.3  # of the free memory that captured graphs may keep
-_CLOCK_SPREAD = 0.05
 _AGAIN = " again"  # behind the name of the contender that is timed twice
 
 Record = dict[str, Any]
@@ -79,7 +73,8 @@ class CostMeasurer:
         # The dense rows first, for they are what others are read against; the textbook last.
         cases.sort(key=lambda case: (case.backend == "eager", case.asked != "full"))
         device = torch.device(cases[0].device)
-        clock = _Budget(budget_s)
+        clock = GroupBudget(budget_s)
+        forget()
         found: dict[str, Sized | Ended] = {**lost}  # by the name of what runs
         name_of: dict[str, str] = {}  # by case key
         with own_stream(device), torch.set_grad_enabled(cases[0].pass_ != "fwd"):
@@ -110,9 +105,10 @@ class CostMeasurer:
                 if isinstance(one, Sized)
             }
             ready = [x for x in found.values() if isinstance(x, Sized)]
-            was = fingerprint(inputs)
+            was, compiled = fingerprint(inputs), seen_so_far()
             timed, first = self._time(ready, inputs, clock, steps)
             flags = _flags(was, fingerprint(inputs))
+            recompiled = seen_so_far().since(compiled).fired
             del inputs
             again = {
                 name.removesuffix(_AGAIN): timed.pop(name)
@@ -140,13 +136,18 @@ class CostMeasurer:
             if case_key(case) in wanted:
                 name = name_of[case_key(case)]
                 made = self._record(case, group, measured[name], dense, again.get(name))
-                yield with_fired(made, flags) if made["status"] == "ok" else made
+                marks = flags | (recompiled if "compiled" in made["guards"] else {})
+                yield with_fired(made, marks) if made["status"] == "ok" else made
 
     def _prepare(
-        self, case: CostCase, inputs: CostInputs, found: dict[str, Sized | Ended], clock: "_Budget"
+        self,
+        case: CostCase,
+        inputs: CostInputs,
+        found: dict[str, Sized | Ended],
+        clock: GroupBudget,
     ) -> str:
         """Choose, check and size what a case runs; returns the name under which it is found."""
-        name, needed, chosen = case_key(case), "", None
+        name, needed, chosen, compiled = case_key(case), "", None, seen_so_far()
         if name in found:
             return name
         self._announce(Step(what="check", name=name, case_key=name))
@@ -167,9 +168,13 @@ class CostMeasurer:
                 expect_fits(prediction, inputs.d_out.device)
                 clock.expect(prediction.least_s)
                 found[name] = sized = size(case, chosen, inputs, self._checker)
+                clock.excuse(sized.first_call_ms / 1e3, sized.call_s)
                 clock.reserve(sized.call_s)
         except Exception as error:  # whatever a pattern raises is its own ending, not the run's
             found[name] = ended = ending(error, needed)
+            seen = seen_so_far().since(compiled)
+            if ended.guards is None and seen.fired:
+                ended.guards = {"compiled": seen.document, FIRED: seen.fired}
             ended.implementation = None if chosen is None else chosen.implementation
             error.__traceback__ = None  # its frames hold tensors
         return name
@@ -178,7 +183,7 @@ class CostMeasurer:
         self,
         ready: Sequence[Sized],
         inputs: CostInputs,
-        clock: "_Budget",
+        clock: GroupBudget,
         steps: Mapping[str, Step],
     ) -> tuple[dict[str, Timed], str | None]:
         """What was seen of each, and who raised something first."""
@@ -223,67 +228,7 @@ class CostMeasurer:
         if isinstance(found, Ended):
             return record(case, self._origin, role=role, ended=found)
         sized, own = found
-        time_block = _time_block(sized, own, dense, again)
-        measured = record(
-            case,
-            self._origin,
-            role=role,
-            implementation=sized.chosen.implementation,
-            time=time_block,
-            memory=sized.memory,
-            guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
-        )
-        time_block["roof"] = roof(
-            self._origin.ceilings,
-            measured["cost"],
-            dtype=case.dtype,
-            pass_=case.pass_,
-            ms=time_block["cold_ms"]["median"],
-        )
-        return with_fired(measured, spread(time_block["cold_ms"]))
-
-
-class _Budget:
-    """The time of a group, from now on, and what timing will take of it."""
-
-    def __init__(self, budget_s: float) -> None:
-        self._budget_s, self._begin, self._reserved_s = budget_s, time.perf_counter(), 0.0
-
-    def left_s(self) -> float:
-        return self._budget_s - (time.perf_counter() - self._begin)
-
-    def expect(self, call_s: float) -> None:
-        """Skip what can no longer be checked and timed.
-
-        Raises:
-            Ended: as `skipped`.
-        """
-        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
-            raise Ended(
-                "skipped",
-                f"{_LEAST_CALLS} calls of {call_s:.2g} s do not fit into the group's "
-                f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
-            )
-        if self.left_s() < self._reserved_s + _timing_s(call_s):
-            raise Ended(
-                "skipped",
-                f"the group's {self._budget_s:.0f} s were spent on others: "
-                "--retry skipped with a larger --budget does it",
-            )
-
-    def reserve(self, call_s: float) -> None:
-        """Keep the time that a contender will take at least.
-
-        Raises:
-            Ended: as `skipped`, where it is too slow for this group.
-        """
-        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
-            self.expect(call_s)
-        self._reserved_s += _timing_s(call_s)
-
-
-def _timing_s(call_s: float) -> float:
-    return _LEAST_TIMING_S + _LEAST_CALLS * call_s
+        return measured_record(case, self._origin, role, sized, own, dense, again)
 
 
 def _flags(before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, str]:
@@ -306,51 +251,3 @@ def _gone(ended: Ended, device: torch.device) -> DeviceLost | None:
 def _timed_twice(ready: Sequence[Sized]) -> Sized:
     """Which contender is timed as if it were two: what they differ by is the group's A/A floor."""
     return min(ready, key=lambda x: (not x.chosen.dense, x.call_s))
-
-
-def _time_block(
-    found: Sized, own: Timed, dense: Mapping[str, Timed], again: Timed | None
-) -> Record:
-    notes = dict(own.notes)
-    speeds = [clocks.sm_mhz for clocks in own.clocks]
-    if speeds and max(speeds) > (1 + _CLOCK_SPREAD) * min(speeds):
-        notes["clocks"] = f"the SM clock moved between {min(speeds)} and {max(speeds)} MHz"
-    if not dense:
-        notes["ratio_to_dense"] = "no dense row was timed in this group"
-    block: Record = {
-        "cold_ms": summary(own.cold),
-        "graph_ms": summary(own.graph),
-        "eager_wall_ms": summary(own.wall),
-        "first_call_ms": found.first_call_ms,
-        "rounds": len(own.cold),
-        "stopped": own.stopped,
-        "ratio_to_dense": _ratio(own, dense),
-        "same_twice": _same_twice(own, again),
-        "notes": notes,
-    }
-    return {**block, "launches": [launch(block, medians(own.cold))]}
-
-
-def _same_twice(own: Timed, again: Timed | None) -> Record | None:
-    if again is None or again.error is not None or not again.cold:
-        return None
-    paired = ratio(again.cold, own.cold)
-    return {"median": paired.median, "interval": [paired.low, paired.high]}
-
-
-def _ratio(own: Timed, dense: Mapping[str, Timed]) -> Record | None:
-    if not dense:
-        return None
-    name = min(dense, key=lambda name: median(medians(dense[name].cold)))
-    paired = ratio(dense[name].cold, own.cold)
-    label = f"full@{name.rpartition('@')[2]}"
-    return {"median": paired.median, "interval": [paired.low, paired.high], "dense": label}
-
-
-def _clocks_block(clocks: Sequence[Clocks]) -> Record | None:
-    if not clocks:
-        return None
-    return {
-        "sm_mhz": [one.sm_mhz for one in clocks],
-        "throttle": sorted({reason for one in clocks for reason in one.throttle}),
-    }

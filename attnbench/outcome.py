@@ -75,6 +75,8 @@ def ending(error: Exception, needed: str = "") -> Ended:
         short = ". ".join(text.split(". ")[:2]).rstrip(".")
         return Ended("oom", f"{needed}{short}"[:_LONGEST_REASON])
     frames = traceback.extract_tb(error.__traceback__)
+    if error.__cause__ is not None:
+        text += f", because {str(error.__cause__).strip().partition(chr(10))[0]}"
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     room = _LONGEST_REASON - len(where) - len(type(error).__name__) - 2
     return Ended("crashed", f"{type(error).__name__}: {text[:room]}{where}")

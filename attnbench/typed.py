@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 DEFAULT_ENGINE = "local"
 
 if TYPE_CHECKING:
+    from attnbench.case import Pass
     from attnbench.evaluation import Evaluation
+    from attnbench.frontier import Frontier
     from attnbench.inspection import Wanted
     from attnbench.mapfile import Maps
     from attnbench.stack_time import StackRequest
@@ -154,6 +156,51 @@ def stack_request(typed: argparse.Namespace) -> "StackRequest":
         dtype=typed.dtype or ("bfloat16" if device == "cuda" else "float32"),
         device=device,
         seed=whole(typed.seed, "--seed"),
+    )
+
+
+def frontier_options(typed: argparse.Namespace) -> "Frontier":
+    """What `frontier` is to look for.
+
+    Raises:
+        BadInput: a value that cannot be read, or more memory than there is.
+    """
+    import psutil
+    import torch
+
+    from attnbench.frontier import Frontier
+    from attnbench.matrix import with_causality
+    from patterns import PATTERNS, patterns
+    from patterns.errors import BadInput
+
+    device = device_of(typed.device)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        there = torch.cuda.get_device_properties(torch.device(device)).total_memory
+    else:
+        there = psutil.virtual_memory().available
+    memory = there if on_gpu else 1 << 30
+    if typed.memory:
+        memory = int(memory_bytes(typed.memory, "--memory"))
+    if memory > there:
+        raise BadInput(f"--memory {typed.memory} is more than this machine has to give")
+    heads, kv_heads = _heads(typed.heads or ("16" if on_gpu else "4"))
+    specs = typed.pattern or list(PATTERNS)
+    return Frontier(
+        patterns=tuple(
+            with_causality(one, not typed.bidirectional) for spec in specs for one in patterns(spec)
+        ),
+        passes=_passes(typed.passes),
+        memory_bytes=memory,
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype or ("bfloat16" if on_gpu else "float32"),
+        device=device,
+        batch=positive(typed.batch, "--batch"),
+        backend=typed.backend,
+        length=positive(typed.length, "--length"),
+        most_seconds=typed.seconds,
     )
 
 
@@ -330,16 +377,16 @@ def figure_kinds(text: str) -> tuple[str, ...]:
     return found
 
 
-def _passes(text: str) -> tuple[str, ...]:
+def _passes(text: str) -> "tuple[Pass, ...]":
     from attnbench.case import PASSES
     from patterns.errors import BadInput
     from patterns.grammar import near_match
 
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    found = dict.fromkeys(name.strip() for name in text.split(","))
     for name in found:
         if name not in PASSES:
             raise BadInput(f"unknown pass {name!r}: {near_match(name, PASSES)}")
-    return found
+    return tuple(one_pass for name in found for one_pass in PASSES if one_pass == name)
 
 
 def _heads(text: str) -> tuple[int, int]:

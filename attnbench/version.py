@@ -1,4 +1,8 @@
-"""Which code measured: a hash of its sources, and the commit where there is one."""
+"""Which code measured: a hash of its sources, and the commit where there is one.
+
+A commit that is not the whole truth says so: ``+dirty`` stands behind it where files that measure
+differ from it, or are not part of it.
+"""
 
 import functools
 import hashlib
@@ -6,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+_MEASURING = ("attnbench", "patterns", "run_bench.py")
 
 
 def source_hash(root: Path = _ROOT) -> str:
@@ -21,6 +26,8 @@ def source_hash(root: Path = _ROOT) -> str:
 @functools.cache
 def version(*plugins: Path) -> str:
     """The hash of the sources and, in a checkout, the commit: ``3b0c44298fc1+8c8ed96``.
+
+    With changes that are not committed: ``3b0c44298fc1+8c8ed96+dirty``.
 
     With plugins it is a hash of theirs too: another plugin is other code.
     """
@@ -39,9 +46,19 @@ def same_code(a: str, b: str) -> bool:
 def _commit(root: Path) -> str | None:
     if not (root / ".git").exists():
         return None
+    commit = _git(root, "rev-parse", "--short", "HEAD")
+    if not commit:
+        return None
+    changes = _git(root, "status", "--porcelain", "--", *_MEASURING)
+    return commit if changes == "" else f"{commit}+dirty"
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git says, or None where it cannot."""
     try:
         found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short", "HEAD"],
+            # Reading must not wait for, or take, the lock of the index.
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
             capture_output=True,
             text=True,
             check=True,
@@ -49,4 +66,4 @@ def _commit(root: Path) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return found.stdout.strip()

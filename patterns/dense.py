@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from patterns.computed import band_pairs, count
+
 _SLICE_ELEMENTS = 1 << 26  # scores held at once by eager: 256 MiB in float32
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 _aten = torch.ops.aten
@@ -65,6 +67,7 @@ def forward(
     A query that sees no key has output 0 and log-sum-exp -inf, whatever the kernel says of it.
     """
     run = _eager_forward if backend == "eager" else _fused_forward
+    count(lambda: _computed_pairs(backend, q, k, visible))
     out, lse = run(q, k, v, visible, scale)
     if visible.mask is not None:
         blind = ~visible.mask.any(dim=-1, keepdim=True)
@@ -100,6 +103,18 @@ def backward(
     wide = torch.cat([v, v.new_zeros(*v.shape[:-1], 2)], dim=-1)
     dq, dk, dv = run(grad, q, k, wide, out, lse, visible, scale)
     return dq, dk, dv[..., : v.shape[-1]]
+
+
+def _computed_pairs(backend: str, q: Tensor, k: Tensor, visible: Visibility) -> int:
+    """Products of a piece: fused kernels skip what is causal or windowed, and nothing masked."""
+    outer, inner, queries, _ = q.shape
+    left: int | None = None
+    right: int | None = None
+    if backend != "eager" and visible.window is not None:
+        left, right = visible.window
+    elif backend != "eager" and visible.causal:
+        right = 0
+    return outer * inner * band_pairs(queries, k.shape[2], left=left, right=right)
 
 
 # Eager.

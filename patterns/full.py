@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from patterns.base import Paper, expand_groups
+from patterns.computed import band_pairs, count
 from patterns.mask import MaskPattern
 
 _PINNED = {
@@ -47,11 +48,15 @@ class Full(MaskPattern):
         return torch.ones_like(query * key, dtype=torch.bool)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        length = q.shape[2]
         if backend == "eager":
+            count(lambda: q.shape[0] * q.shape[1] * length**2)
             k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
             return self._attend(q, k, v, scale, backend)
         if backend == "sdpa:efficient":  # it alone has no grouped heads
             k, v = expand_groups(k, q.shape[1]), expand_groups(v, q.shape[1])
+        right = 0 if self.causal else None
+        count(lambda: q.shape[0] * q.shape[1] * band_pairs(length, length, left=None, right=right))
         with _pinned(backend):
             return scaled_dot_product_attention(
                 q, k, v, is_causal=self.causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]

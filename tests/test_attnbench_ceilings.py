@@ -68,6 +68,45 @@ def test_the_roof_is_the_ceiling_that_takes_longest(
     assert found["bound"] == bound
 
 
+def test_the_bound_of_the_tiles_stands_beside_that_of_the_definition():
+    found = roof(KNOWN, COST, dtype="float32", pass_="fwd", ms=80.0, computed_pairs=4 * 10**9)
+    assert found is not None
+    assert (found["scored_pairs"], found["computed_pairs"]) == (1e9, 4 * 10**9)
+    assert (found["least_ms"], found["bound"]) == (pytest.approx(10.0), "matmul")
+    assert found["tile_least_ms"] == pytest.approx(40.0)
+    assert found["tile_share"] == pytest.approx(0.5)
+    assert found["tile_bound"] == "matmul"
+    # More products move no more bytes.
+    copied = COST | {"bytes": 2e10}
+    found = roof(KNOWN, copied, dtype="float32", pass_="fwd", ms=80.0, computed_pairs=10**9)
+    assert found is not None
+    assert (found["tile_least_ms"], found["tile_bound"]) == (pytest.approx(20.0), "copy")
+
+
+@pytest.mark.parametrize(("scored", "computed"), [(1e9, None), (0, 10)])
+def test_without_products_there_is_no_bound_of_the_tiles(scored: float, computed: int | None):
+    cost = COST | {"scored_pairs": scored}
+    found = roof(KNOWN, cost, dtype="float32", pass_="fwd", ms=80.0, computed_pairs=computed)
+    assert found is not None
+    assert found["share"] == pytest.approx(0.125)
+    assert found["tile_least_ms"] is found["tile_share"] is found["tile_bound"] is None
+
+
+def test_a_record_has_the_pairs_that_were_computed(tmp_path: Path):
+    part = Matrix(
+        patterns=("local[window=16]", "full"), lengths=(64,), heads=2, kv_heads=1, dim=4,
+        dtype="float32", device="cpu", baselines=False, passes=("fwd", "fwdbwd"),
+    )  # fmt: skip
+    engine.run(Plan(preset="x", parts=(part,), budget_s=120), tmp_path, protocol=LOOSE)
+    found = {(x["case"]["asked"], x["case"]["pass"]): x["time"]["roof"] for x in read(tmp_path)}
+    assert len(found) == 4
+    for (asked, _), one in found.items():
+        # One tile; or blocks of 16 queries against their own 16 keys and those before.
+        assert one["computed_pairs"] == 2 * (64 * 64 if asked == "full" else 64 * 32)
+        assert one["scored_pairs"] < one["computed_pairs"]
+        assert one["tile_share"] > 0
+
+
 def test_without_a_ceiling_there_is_no_roof():
     assert roof(None, COST, dtype="float32", pass_="fwd", ms=1.0) is None
     assert roof(KNOWN, None, dtype="float32", pass_="fwd", ms=1.0) is None

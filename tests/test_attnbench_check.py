@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench import check
-from attnbench.check import Checker, Verdict, check_rows
+from attnbench import definition
+from attnbench.check import Checker, Verdict
+from attnbench.rows import check_rows
 from patterns import Pattern, pattern
 from patterns.full import Full
 from patterns.sparse.local import Local
@@ -226,8 +227,8 @@ def test_the_first_the_last_and_the_edges_of_blocks_are_checked():
 
 def test_gradients_summed_in_slices_are_the_same(monkeypatch: pytest.MonkeyPatch):
     whole = examine(pattern("combiner-fixed[block=16]"), dtype=torch.float64)
-    monkeypatch.setattr(check, "_GRAPH_ELEMENTS", 1)
-    monkeypatch.setattr(check, "_WEIGHT_BYTES", 1)
+    monkeypatch.setattr(definition, "_GRAPH_ELEMENTS", 1)
+    monkeypatch.setattr(definition, "_WEIGHT_BYTES", 1)
     sliced = examine(pattern("combiner-fixed[block=16]"), dtype=torch.float64)
     assert sliced.reason is None
     for name in ("output", "dq", "dk", "dv"):

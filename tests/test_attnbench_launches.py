@@ -41,6 +41,16 @@ def block(ms: float, *, dense: float | None = 2.0) -> dict[str, Any]:
     return {**found, "launches": [launch(found, [ms] * 5)]}
 
 
+def test_shares_of_the_roof_are_those_of_the_median_over_launches():
+    roof = {"least_ms": 0.5, "share": 0.5, "tile_least_ms": 0.8, "tile_share": 0.8}
+    found = joined(block(1.0) | {"roof": roof}, block(3.0), 2)["roof"]
+    assert found["share"] == pytest.approx(0.5 / 2.01)
+    assert found["tile_share"] == pytest.approx(0.8 / 2.01)
+    unknown = roof | {"tile_least_ms": None, "tile_share": None}
+    assert joined(block(1.0) | {"roof": unknown}, block(3.0), 2)["roof"]["tile_share"] is None
+    assert joined(block(1.0) | {"roof": None}, block(3.0), 2)["roof"] is None
+
+
 def test_the_interval_of_several_launches_is_over_the_launches():
     one = joined(block(1.0), block(1.2) | {"stopped": "budget"}, 2)
     both = joined(one, block(1.1, dense=2.2), 3)
@@ -188,7 +198,7 @@ def test_one_contender_of_a_group_is_timed_twice_and_has_one_record():
     cases = (tiny("full", "sdpa"), tiny("uniform", "auto"))
     measurer = CostMeasurer(Origin(version="v", machine="m"), Protocol(make_watch=Ticks))
     with torch.no_grad():
-        records = list(measurer.measure(Group(id="g", cases=cases), cases, 5.0))
+        records = list(measurer.measure(Group(id="g", cases=cases), cases, 60.0))
     found = {record["case"]["asked"]: record["time"] for record in records}
     assert found["full"]["same_twice"]["median"] == pytest.approx(1.01)
     assert found["uniform"]["same_twice"] is None
@@ -212,7 +222,7 @@ def test_a_second_timing_is_announced_as_its_case_and_what_it_raises_is_the_case
     protocol = Protocol(make_watch=SecondRaises)
     measurer = CostMeasurer(Origin(version="v", machine="m"), protocol, steps.append)
     with torch.no_grad():
-        records = list(measurer.measure(Group(id="g", cases=cases), cases, 5.0))
+        records = list(measurer.measure(Group(id="g", cases=cases), cases, 60.0))
     statuses = {record["case"]["asked"]: record["status"] for record in records}
     assert statuses == {"full": "crashed", "uniform": "ok"}
     timed = {step.case_key for step in steps if step.what == "time"}

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.dense import Visibility
 from patterns.pieces import Given, Piece, attend_pieces_lse
 
@@ -85,6 +86,7 @@ def summarise(
     pool = _max if kind == "max" else _mean
     query, key = (pool(x, inside).to(dtype) for x in (q, k if told is None else told))
     keys, values = k.to(dtype), v.to(dtype)
+    count(lambda: k.shape[0] * k.shape[1] * k.shape[2])
     scores = scale * (keys @ query.unsqueeze(-1))
     if inside is not None:
         # Where there is no member, any token will do: nobody may read the summary.

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.kernels import diagonals_kernels as kernels
 from patterns.kernels.launching import on_device_of, unit_rows
 
@@ -53,6 +54,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     batch, heads, length, _ = q.shape
     out, lse = _forward_fake(q, k, v, scale, causal)
     cut = _cut(q)
+    count(lambda: batch * heads * _computed_pairs(length, causal))
     with on_device_of(q):
         kernels.diagonals_forward[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
             q, k, v, out, lse, scale / math.log(2), length, heads, heads // k.shape[1],
@@ -60,6 +62,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
             CAUSAL=causal, **cut,
         )  # fmt: skip
     return out, lse
+
+
+def _computed_pairs(length: int, causal: bool) -> int:
+    """Pairs of one head: the diagonals themselves, since no tile is multiplied whole."""
+    others = sum(length - (1 << bit) for bit in range((length - 1).bit_length()))
+    return length + (others if causal else 2 * others)
 
 
 def _forward_fake(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
 from patterns.kernels.launching import on_device_of, precision, unit_rows
 
@@ -159,6 +160,7 @@ def forward(
                 num_warps=pooled.warps,
             )  # fmt: skip
         tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
+        count(lambda: lines * _computed_pairs(call, tiles))
         grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
         fixed_forward.attend_fixed[grid](
             q, k, v, far_key, far_value, far_bias, out, lse,
@@ -173,6 +175,31 @@ def forward(
             num_stages=tiles.stages,
         )  # fmt: skip
     return results
+
+
+def _computed_pairs(call: _Launch, tiles: tuned.Tiles) -> int:
+    """Pairs of one head in the tiles of the forward kernel, as its `ranges` has them."""
+    form, length = call.form, call.q.shape[2]
+    start = torch.arange(0, length, form.block)[:, None]
+    first = start + torch.arange(0, form.block, tiles.queries)
+    end = (start + form.block).clamp(max=length)
+    rows = (end - first).clamp(min=0, max=tiles.queries)
+    begin = (start - form.near * form.block).clamp(min=0)
+    stop = torch.minimum(first + tiles.queries, end)
+    far = start // form.block - form.near + call.sink
+    far = torch.where(far > call.sink, far, 0)
+    if not form.causal:
+        stop = (start + (form.near + 1) * form.block).clamp(max=length)
+        far = torch.full_like(start, call.blocks + call.sink)
+    tokens = _whole_tiles(stop - begin, tiles.keys, length - begin)
+    far = _whole_tiles(far, tiles.keys, call.blocks + call.sink) if call.far else far * 0
+    pooled = length if call.far else 0  # each token answers the query of its region
+    return int((rows * (tokens + far)).sum()) + pooled
+
+
+def _whole_tiles(keys: Tensor, tile: int, most: Tensor | int) -> Tensor:
+    """Keys rounded up to tiles, of which only `most` exist."""
+    return torch.minimum(-(-keys // tile) * tile, torch.as_tensor(most))
 
 
 def backward(

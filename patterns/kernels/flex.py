@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from patterns.computed import count
 from patterns.sparse.base import SparsePattern
 from patterns.sparse.tiles import TilePair
 
@@ -40,6 +41,7 @@ def attend_flex(
     # Short inputs would take a kernel for decoding, which has no backward.
     options = {"FORCE_USE_FLEX_ATTENTION": True} if length < BLOCK else None
     grouped = q.shape[1] != k.shape[1]
+    count(lambda: q.shape[0] * q.shape[1] * _computed_pairs(pattern, length))
     out: Tensor = run(
         q, k, v, block_mask=mask, scale=scale, enable_gqa=grouped, kernel_options=options
     )
@@ -85,6 +87,14 @@ def _visible_blocks(
         past = first[:, None] > first
         return some & past | own, every & past
     return some | own, every
+
+
+def _computed_pairs(pattern: SparsePattern, length: int) -> int:
+    """Pairs of one head in the visible blocks."""
+    some, _ = _visible_blocks(pattern, length, torch.device("cpu"))
+    sizes = torch.full((len(some),), BLOCK)
+    sizes[-1] = length - BLOCK * (len(some) - 1)
+    return int((some * sizes[:, None] * sizes).sum())
 
 
 def _listed(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,11 +11,13 @@ import torch
 import triton
 from torch import Tensor
 
+from patterns.computed import band_pairs, count
 from patterns.kernels import window_kernels as kernels
 from patterns.kernels.launching import on_device_of, precision, unit_rows
-from patterns.kernels.window_tiles import sink_parts, tiles
+from patterns.kernels.window_tiles import Tiles, sink_parts, tiles
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
+_SINKS = 16  # keys of a tile of sinks
 _ARGUMENTS = "float scale, int window, int sink, bool causal"
 _LIBRARY.define(f"window(Tensor q, Tensor k, Tensor v, {_ARGUMENTS}) -> (Tensor, Tensor)")
 _LIBRARY.define(
@@ -60,15 +62,34 @@ def _forward(
     window, sink = _clamped(length, window, sink)
     width = max(16, triton.next_power_of_2(dim))
     cut = tiles("forward", width, q.dtype, q.device)
+    count(lambda: batch * heads * _computed_pairs(length, window, sink, causal, cut))
     with on_device_of(q):
         kernels.window_forward[(triton.cdiv(length, cut.rows) * batch * heads,)](
             q, k, v, out, lse, scale / math.log(2), length, window, sink, heads,
             heads // k.shape[1], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-            *out.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=16,
+            *out.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
             CAUSAL=causal, SINK=sink > 0, SPLIT=cut.split, IP=precision(q),
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip
     return out, lse
+
+
+def _computed_pairs(length: int, window: int, sink: int, causal: bool, cut: Tiles) -> int:
+    """Pairs of one head in the tiles of the forward kernel: its window, then its sinks."""
+    reach = window - 1
+    near = band_pairs(
+        length, length, left=reach, right=0 if causal else reach, rows=cut.rows, columns=cut.keys
+    )
+    first = torch.arange(0, length, cut.rows)
+    rows = (length - first).clamp(max=cut.rows)
+    begin = (first - reach).clamp(min=0) // cut.keys * cut.keys
+    sinks = -(-begin.clamp(max=sink) // _SINKS) * _SINKS
+    if not causal:
+        end = (first + cut.rows + reach).clamp(max=length)
+        end = begin - (begin - end) // cut.keys * cut.keys  # where the last tile of the window ends
+        behind = -(-(sink - end).clamp(min=0) // _SINKS) * _SINKS
+        sinks = sinks + torch.minimum(behind, (length - end).clamp(min=0))
+    return near + int((rows * sinks).sum())
 
 
 def _forward_fake(
@@ -105,7 +126,7 @@ def _backward(
         kernels.window_backward_queries[(triton.cdiv(length, cut.rows) * batch * heads,)](
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, window, sink, heads, group,
             *q_strides, *k_strides, *v_strides, *out.stride()[:3], *grad_strides,
-            *dq.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=16,
+            *dq.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
             CAUSAL=causal, SINK=sink > 0, SPLIT=cut.split, IP=ieee,
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip

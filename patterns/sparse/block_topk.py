@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from patterns.base import AUTO, AutoInt, Paper, Pattern, Shape
 from patterns.checks import require_positive
+from patterns.computed import count
 from patterns.dense import Visibility
 from patterns.pieces import Blocks, Piece, attend_pieces
 from patterns.recompute import recomputed, row_slices
@@ -104,6 +105,7 @@ class BlockTopk(Pattern):
         dtype = torch.promote_types(q.dtype, torch.float32)
         means = keys[:, : blocks.length // blocks.block].to(dtype).mean(dim=2)
         number = torch.arange(means.shape[1], device=q.device)
+        count(lambda: q.shape[1] * blocks.length * len(number))
         found = []
         for part in row_slices(blocks.length, q.shape[1] * len(number)):
             own = torch.arange(part.start, part.stop, device=q.device)[:, None] // blocks.block

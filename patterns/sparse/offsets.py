@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.computed import count
+
 
 def attend_offsets(q: Tensor, k: Tensor, v: Tensor, offsets: list[int], scale: float) -> Tensor:
     """Softmax over the keys at i - offset that exist: [B, H, L, E] to [B, H, L, Ev].
 
     Some offset must be 0, so that every query has a key.
     """
+    lines, length = q.shape[0] * q.shape[1], q.shape[2]
+    count(lambda: lines * sum(length - abs(offset) for offset in offsets))
     out: Tensor = _Offsets.apply(q, k, v, offsets, scale)  # type: ignore[no-untyped-call]
     return out
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from patterns.base import Paper, Pattern, Shape
 from patterns.checks import require_positive
+from patterns.computed import count
 from patterns.recompute import recomputed, row_slices
 
 
@@ -56,6 +57,7 @@ class OracleTopk(Pattern):
 
         def attend_slice(q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
             dtype = torch.promote_types(q.dtype, torch.float32)
+            count(lambda: batch * heads * q.shape[2] * k.shape[2])
             scores = (q.to(dtype) * scale) @ k.to(dtype).transpose(-1, -2)
             if self.causal:
                 rows = torch.arange(start, start + q.shape[2], device=q.device)

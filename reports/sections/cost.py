@@ -4,9 +4,11 @@ from functools import partial
 
 import pandas as pd
 
+from attnbench.records import read
 from reports.chart import Chart, Table
 from reports.figures import latency, memory, speedup
 from reports.figures.lines import each_line
+from reports.frame.frontier import frontier_frame
 from reports.frame.scaling import crossovers, exponents
 from reports.frame.tidy import each_row, setting_text
 from reports.frame.tradeoff import thinned
@@ -36,12 +38,13 @@ from reports.text import (
 def sections(run: Run) -> list[Section]:
     """Cost and memory."""
     found = [part for part in cost_settings(run) if (part.status == "ok").any()]
+    longest = _frontier(run)
     if not found:
         no_time = paragraph("This run has no times: no cost case ended well.", "empty")
         no_space = paragraph("This run has no memory: no cost case ended well.", "empty")
         return [
             Section(key="cost", title="Cost", blocks=(no_time,)),
-            Section(key="memory", title="Memory", blocks=(no_space,)),
+            Section(key="memory", title="Memory", blocks=(*longest,) or (no_space,)),
         ]
     cost: list[str | Chart | Table] = []
     space: list[str | Chart | Table] = []
@@ -54,7 +57,7 @@ def sections(run: Run) -> list[Section]:
         space += _memory(run, part, tail)
     return [
         Section(key="cost", title="Cost", blocks=tuple(cost)),
-        Section(key="memory", title="Memory", blocks=tuple(space)),
+        Section(key="memory", title="Memory", blocks=(*space, *longest)),
     ]
 
 
@@ -211,3 +214,34 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
         narrow_height=narrow,
     )
     return [chart, *written]
+
+
+def _frontier(run: Run) -> list[str | Chart | Table]:
+    """The longest lengths that fit into memory, where `frontier` looked for them."""
+    frame = frontier_frame(read(run.folder))
+    if len(frame) == 0:
+        return []
+    several = [name for name in ("dtype", "heads", "dim", "batch", "causal", "memory_bytes")
+               if frame[name].nunique() > 1]  # fmt: skip
+    named = {
+        "label": "pattern", "ran": "backend", "pass": "pass", **{name: name for name in several},
+        "longest": "longest that fits", "predicted": "predicted", "held_bytes": "held there",
+        "ends": "what ends it",
+    }  # fmt: skip
+    first = frame.iloc[0]
+    memory = "" if "memory_bytes" in several else f" in {bytes_text(first.memory_bytes)}"
+    title = f"The longest length that fits{memory}"
+    table = plain("frontier", title, frame, named, {
+        **dict.fromkeys(("longest that fits", "predicted"), lambda n: size_text(int(n))),
+        **dict.fromkeys(("held there", "memory_bytes"), bytes_text),
+    })  # fmt: skip
+    heads = str(first.heads) if first.heads == first.kv_heads else f"{first.heads}/{first.kv_heads}"
+    shape = f"{heads} heads of {first.dim}, {first['dtype']} on {first.device}, batch {first.batch}"
+    return [
+        paragraph(
+            f"Inputs and everything that a call holds at its peak, {shape}; lengths are within 6 "
+            "% of each other. Predicted: where inputs, outputs and gradients alone would fill "
+            "the memory, so that what is measured is at most that.",
+        ),
+        table,
+    ]

@@ -1,0 +1,67 @@
+"""The time of a group: what timing may take of it, and what first calls take beside it."""
+
+import time
+
+from attnbench.outcome import Ended
+from attnbench.timing import MIN_ROUNDS
+
+_LEAST_CALLS = 5 * MIN_ROUNDS  # that timing a contender makes: two cold samples a round, others
+_LARGEST_SHARE = 0.5  # of a group's budget that timing one contender may take
+_LEAST_TIMING_S = 0.2  # of any contender, its warm-up and its place in the rounds
+_MOST_FIRST_CALLS_S = 120.0  # of a group; beyond, they are charged like all else
+
+
+class GroupBudget:
+    """The seconds of a group, from now on.
+
+    What its first calls take longer than later ones (compilers, tuning) stands in an account of
+    its own: it takes no samples from the group. The run has it all the same, since what a group
+    takes too long is missing in the shares of those that follow.
+    """
+
+    def __init__(self, budget_s: float) -> None:
+        """Begin now."""
+        self._budget_s, self._begin = budget_s, time.perf_counter()
+        self._reserved_s = self.first_calls_s = 0.0
+
+    def left_s(self) -> float:
+        """What is left for timing."""
+        excused_s = min(self.first_calls_s, _MOST_FIRST_CALLS_S)
+        return self._budget_s + excused_s - (time.perf_counter() - self._begin)
+
+    def excuse(self, first_call_s: float, call_s: float) -> None:
+        """Put what a first call took longer than a later one on the other account."""
+        self.first_calls_s += max(0.0, first_call_s - call_s)
+
+    def expect(self, call_s: float) -> None:
+        """Skip what can no longer be checked and timed.
+
+        Raises:
+            Ended: as `skipped`.
+        """
+        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+            raise Ended(
+                "skipped",
+                f"{_LEAST_CALLS} calls of {call_s:.2g} s do not fit into the group's "
+                f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
+            )
+        if self.left_s() < self._reserved_s + _timing_s(call_s):
+            raise Ended(
+                "skipped",
+                f"the group's {self._budget_s:.0f} s were spent on others: "
+                "--retry skipped with a larger --budget does it",
+            )
+
+    def reserve(self, call_s: float) -> None:
+        """Keep the time that a contender will take at least.
+
+        Raises:
+            Ended: as `skipped`, where it is too slow for this group.
+        """
+        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+            self.expect(call_s)
+        self._reserved_s += _timing_s(call_s)
+
+
+def _timing_s(call_s: float) -> float:
+    return _LEAST_TIMING_S + _LEAST_CALLS * call_s

@@ -1,0 +1,126 @@
+"""What the definition gives on the checked rows, and how far from it a fast form may be.
+
+In float64 it is what is expected; in the dtype of the run it says how far rounding alone leads.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnbench.rows import few
+from patterns.base import Pattern, expand_groups
+
+LONG = 4096  # tokens, from which on the dtype of the run and gradients get a few rows alone
+_NO_SIZE = 1e-2  # a gradient this small beside the others is zero but for cancellation
+_WEIGHT_BYTES = 1 << 28  # of the definition's rows at once
+_GRAPH_ELEMENTS = 1 << 26  # batch x heads x length x width x rows that one autograd graph may hold
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a tensor should be, and how far the definition in the dtype of the run is from that."""
+
+    value: Tensor
+    plain_error: float
+    largest: float
+    sizes: Tensor  # the norm of every row of the output, or the one norm of a gradient
+    plain_share: float  # the error of the definition over that, the worst of them
+
+
+@torch.no_grad()
+def expected_output(
+    pattern: Pattern, inputs: Inputs, rows: Tensor, scale: float | None
+) -> Expected:
+    """What the rows of the output should be."""
+    batch, length, heads = inputs[0].shape[0], inputs[0].shape[2], inputs[0].shape[1]
+    step = max(1, _WEIGHT_BYTES // (8 * batch * heads * length))
+    doubled = _doubled(inputs)
+    parts = torch.split(rows, step)
+    precise = torch.cat([_output(pattern, doubled, some, scale) for some in parts], dim=2)
+    some = rows if length <= LONG else few(rows)
+    plain = _output(pattern, inputs, some, scale)
+    chosen = torch.isin(rows, some)
+    sizes = sizes_of(precise, len(rows))
+    return _expected(precise, plain, precise[:, :, chosen], sizes, sizes[chosen])
+
+
+def expected_gradients(
+    pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
+) -> list[Expected]:
+    """What the gradients of q, k and v should be, for these gradients of these rows."""
+    precise = _gradients(pattern, _doubled(inputs), rows, d_rows.double(), scale)
+    plain = _gradients(pattern, inputs, rows, d_rows, scale)
+    # A gradient that is zero by cancellation is as far off as its terms: as the largest of three.
+    sizes = torch.stack([x.norm() for x in precise])
+    sizes = torch.where(sizes > _NO_SIZE * sizes.max(), sizes, sizes.max())
+    found = [
+        _expected(value, coarse, value, size[None], size[None])
+        for value, coarse, size in zip(precise, plain, sizes, strict=True)
+    ]
+    largest = max(one.largest for one in found)
+    return [dataclasses.replace(one, largest=largest) for one in found]
+
+
+def _gradients(
+    pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
+) -> list[Tensor]:
+    """Autograd through the definition, a few rows at a time, summed without further rounding."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    wide = torch.promote_types(inputs[0].dtype, torch.float32)
+    totals = [torch.zeros_like(x, dtype=wide) for x in inputs]
+    for some, d_some in _slices(inputs[0], rows, d_rows):
+        with torch.enable_grad():
+            out = _output(pattern, (leaves[0], leaves[1], leaves[2]), some, scale)
+        found = torch.autograd.grad(out, leaves, d_some, allow_unused=True)
+        for total, grad in zip(totals, found, strict=True):
+            if grad is not None:
+                total.add_(grad)
+    return totals
+
+
+def _slices(q: Tensor, rows: Tensor, d_rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    step = max(1, _GRAPH_ELEMENTS // q.numel())
+    return zip(torch.split(rows, step), torch.split(d_rows, step, dim=2), strict=True)
+
+
+def _output(pattern: Pattern, inputs: Inputs, rows: Tensor, scale: float | None) -> Tensor:
+    q, k, v = inputs
+    return pattern.weights(q, k, rows=rows, scale=scale) @ expand_groups(v, q.shape[1])
+
+
+def _doubled(inputs: Inputs) -> Inputs:
+    q, k, v = inputs
+    return q.double(), k.double(), v.double()
+
+
+def _expected(
+    precise: Tensor, plain: Tensor, same: Tensor, sizes: Tensor, same_sizes: Tensor
+) -> Expected:
+    """`same` are the places of `precise` that `plain` has, `same_sizes` their sizes."""
+    plain_error = float((plain.double() - same).abs().max())
+    finite = plain_error < float("inf")  # a definition that overflows excuses nothing
+    return Expected(
+        value=precise,
+        plain_error=plain_error if finite else 0.0,
+        largest=float(precise.abs().max()),
+        sizes=sizes,
+        plain_share=worst_share(plain.double() - same, same_sizes) if finite else 0.0,
+    )
+
+
+def sizes_of(x: Tensor, count: int) -> Tensor:
+    """The norm of each row of [B, H, R, D], or of all of it where `count` is 1."""
+    rows = x.transpose(0, 2).flatten(1) if count > 1 else x.flatten()[None]
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return norms
+
+
+def worst_share(error: Tensor, sizes: Tensor) -> float:
+    """The error over the size, the worst of the rows; 0 over 0 is no error."""
+    errors = sizes_of(error, len(sizes))
+    return float(torch.where(errors == 0, errors, errors / sizes).max())
