@@ -12,6 +12,7 @@ import torch
 from attnbench.case import CostCase, Group, case_key
 from attnbench.ceilings import roof
 from attnbench.check import Checker
+from attnbench.computed import computed_pairs
 from attnbench.contender import (
     CostInputs,
     Sized,
@@ -233,6 +234,11 @@ class CostMeasurer:
             memory=sized.memory,
             guards={"check": sized.check, "clocks": _clocks_block(own.clocks)},
         )
+        if measured["cost"] is not None:
+            pairs, why = computed_pairs(case, sized.chosen.implementation.backend)
+            measured["cost"]["computed_pairs"] = pairs
+            if why is not None:
+                time_block["notes"]["computed_pairs"] = why
         time_block["roof"] = roof(
             self._origin.ceilings,
             measured["cost"],

@@ -58,6 +58,10 @@ COST = {
     "memory_how": "memory.how",
     "flops": "cost.flops",
     "bytes": "cost.bytes",
+    "computed_pairs": "cost.computed_pairs",
+    "uncounted": "time.notes.computed_pairs",
+    "roof_share": "time.roof.share",
+    "roof_bound": "time.roof.bound",
 }
 _COST_INTERVALS = {
     "ms": "time.cold_ms.interval",
@@ -116,7 +120,7 @@ _TEXT = {
         "paired_dense",
         "host",
     ),
-    *("memory_how", "sinks_asked", "host"),
+    *("memory_how", "sinks_asked", "host", "uncounted", "roof_bound"),
 }
 _LISTS = {"error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"}
 _WHOLE = ["length", "heads", "kv_heads", "dim", "batch"]

@@ -12,7 +12,7 @@ from reports.frame.tidy import each_row, setting_text
 from reports.frame.tradeoff import thinned
 from reports.html import escape, paragraph
 from reports.run import Run
-from reports.sections import Section
+from reports.sections import Section, roofline
 from reports.sections.shared import (
     PASS_WORDS,
     cost_settings,
@@ -34,7 +34,7 @@ from reports.text import (
 
 
 def sections(run: Run) -> list[Section]:
-    """Cost and memory."""
+    """Cost, memory, and how near to the roof."""
     found = [part for part in cost_settings(run) if (part.status == "ok").any()]
     if not found:
         no_time = paragraph("This run has no times: no cost case ended well.", "empty")
@@ -42,6 +42,7 @@ def sections(run: Run) -> list[Section]:
         return [
             Section(key="cost", title="Cost", blocks=(no_time,)),
             Section(key="memory", title="Memory", blocks=(no_space,)),
+            roofline.section(run),
         ]
     cost: list[str | Chart | Table] = []
     space: list[str | Chart | Table] = []
@@ -55,6 +56,7 @@ def sections(run: Run) -> list[Section]:
     return [
         Section(key="cost", title="Cost", blocks=tuple(cost)),
         Section(key="memory", title="Memory", blocks=tuple(space)),
+        roofline.section(run),
     ]
 
 
