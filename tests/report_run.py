@@ -81,7 +81,8 @@ def _machine(device: str) -> dict[str, Any]:
     return {
         **(gpu if device == "cuda" else cpu),
         "torch": "2.13.0", "triton": "3.6.0", "python": "3.12.4",
-        "ceilings": {"copy_bytes_per_s": 2.9e12, "matmul_flops_per_s": 6.1e14},
+        "ceilings": {"copy_bytes_per_s": 2.9e12, "matmul_flops_per_s": {"bfloat16": 6.1e14, "float32": 3e13},
+                     "exp_per_s": 4e12, "notes": {}},
     }  # fmt: skip
 
 
@@ -154,6 +155,7 @@ def _group(
             "source": "gaussian", "seed": 0, "pass": one, "batch": 1,
         }  # fmt: skip
         record = _record("cost", group, case, keys or length / 2)
+        record["cost"]["computed_pairs"] = 2 * record["cost"]["scored_pairs"] if keys else None
         if asked == "block-topk[block=64]":
             record["implementation"]["kind"] = "simulated"
         if fail and (found := _failure(asked, backend, length, one)):
@@ -247,6 +249,8 @@ def _fidelity(
         "row_error": {
             "p50": quantiles[50], "p95": quantiles[95], "p99": quantiles[99],
             "worst": quantiles[100], "by_quantile": quantiles,
+            "by_position": {"edges": edges, "p50": [quantiles[50]] * (len(edges) - 1),
+                            "p95": [None, *[quantiles[95]] * (len(edges) - 2)]},
         },
         "kernel_error": 0.0007, "dtype_error": 0.0011, "own_reference_error": None,
         "map": {

@@ -42,12 +42,20 @@ def heights(panels: int, lines: list[tuple[str, Look]]) -> tuple[float, float]:
 
 
 def layout(
-    figure: Figure, panels: int, lines: list[tuple[str, Look]], *, gutter: float = 2.6
+    figure: Figure,
+    panels: int,
+    lines: list[tuple[str, Look]],
+    *,
+    gutter: float = 2.6,
+    aside: float = 0.95,
 ) -> Sequence[Axes]:
-    """Panels one below the other, with room for labels at the right or a legend below."""
+    """Panels one below the other, with room for labels at the right or a legend below.
+
+    At the right are at most `gutter` inches, `aside` of them for what stands beside the text.
+    """
     width, height = figure.get_size_inches()
     longest = max((len(text) for text, _ in lines), default=0)
-    gutter = min(gutter, 0.95 + 0.057 * longest)
+    gutter = min(gutter, aside + 0.057 * longest)
     if is_narrow(figure):
         below = legend_height(len(lines), longest, width) + 0.42
         box = {"left": 0.68 / width, "right": 1 - 0.12 / width}

@@ -15,6 +15,11 @@ from reports.style import INK, PAPER, look
 from reports.text import ratio_text
 
 
+def times_text(ratio: float) -> str:
+    """A power of two as it stands at an axis: 4 or 1/4, and a multiplication sign."""
+    return ratio_text(ratio) if ratio >= 1 else f"1/{ratio_text(1 / ratio)}"
+
+
 def rows_shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Every timed row but the dense kernels and the patterns that are quadratic by design."""
     return frame[frame.speedup.gt(0) & ~frame.name.eq("full") & ~frame.quadratic]
@@ -41,7 +46,7 @@ def draw(figure: Figure, frame: pd.DataFrame, crossings: pd.DataFrame) -> None:
         axes.axhspan(1, high, color="#eef6f1", zorder=0.1)
         axes.yaxis.set_major_locator(LogLocator(base=2, numticks=14))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{ratio_text(y)}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: times_text(y)))
         note(axes, 0.012, 0.985, "faster than the fastest dense kernel", va="top")
         if math.log(1 / low) > 0.08 * math.log(high / low):  # else the line runs through the word
             note(axes, 0.988, 0.015, "slower", va="bottom", ha="right")

@@ -80,6 +80,9 @@ FIDELITY = {
     "row_p99": "fidelity.row_error.p99",
     "row_worst": "fidelity.row_error.worst",
     "by_quantile": "fidelity.row_error.by_quantile",
+    "position_edges": "fidelity.row_error.by_position.edges",
+    "position_p50": "fidelity.row_error.by_position.p50",
+    "position_p95": "fidelity.row_error.by_position.p95",
     "kernel_error": "fidelity.kernel_error",
     "dtype_error": "fidelity.dtype_error",
     "own_reference_error": "fidelity.own_reference_error",
@@ -122,7 +125,10 @@ _TEXT = {
     ),
     *("memory_how", "sinks_asked", "host", "uncounted", "roof_bound"),
 }
-_LISTS = {"error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"}
+_LISTS = {
+    *("error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"),
+    *("position_edges", "position_p50", "position_p95"),
+}
 _WHOLE = ["length", "heads", "kv_heads", "dim", "batch"]
 
 
