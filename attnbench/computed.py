@@ -1,8 +1,8 @@
 """How many query-key pairs an implementation's products compute, counted without running them.
 
 The fast form is traced on fake tensors of the same shape, dtype and device: every matrix product
-and every fused kernel that it calls is counted, with padding and with what a mask hides. Elementwise
-products and kernels of our own are not seen; where they do the work there is no number.
+and every fused kernel that it calls is counted, with padding and with what a mask hides.
+Elementwise products and kernels of our own are not seen; where they do the work there is no number.
 Letters: B batch, H heads (Hq/Hkv), L length, D head width, Q queries, K keys, E any width.
 """
 
@@ -97,11 +97,11 @@ class _TooManyCalls(RuntimeError):
     """More operations than are worth counting."""
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the FLOPs of matrix products and fused kernels."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self._calls = 0
 

@@ -84,9 +84,7 @@ def drawn(rows: pd.DataFrame, roofs: dict[str, Roof]) -> tuple[list[Axes], str]:
     return made.axes, written(made)
 
 
-def test_scored_and_computed_work_are_two_joined_marks_under_the_roof(
-    run: Run, rows: pd.DataFrame
-):
+def test_scored_and_computed_work_are_two_joined_marks_under_the_roof(run: Run, rows: pd.DataFrame):
     axes, text = drawn(rows, roofs_of(run, rows))
     row = one(rows, "strided")
     assert line(axes[0], "series:strided@auto").get_ydata().tolist() == [row.rate]

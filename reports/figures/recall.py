@@ -1,5 +1,6 @@
 """What a pattern keeps of the attention that counts: the heaviest keys, and the mass it can see."""
 
+import math
 from textwrap import wrap
 
 import pandas as pd
@@ -28,9 +29,7 @@ def draw(figure: Figure, kept: pd.DataFrame) -> None:
     names = ["\n".join(wrap(str(line), 22)) if narrow else str(line) for line in kept.line]
     left = 0.2 + 0.058 * max(len(part) for name in names for part in name.split("\n"))
     right = 0.16 if narrow else 1.1
-    axes = figure.add_axes(
-        (left / width, 0.42 / tall, 1 - (left + right) / width, 1 - 0.95 / tall)
-    )
+    axes = figure.add_axes((left / width, 0.42 / tall, 1 - (left + right) / width, 1 - 0.95 / tall))
     panel(axes, kept.assign(line=names))
     first = kept.iloc[0]
     figure.text(
@@ -62,7 +61,7 @@ def draw(figure: Figure, kept: pd.DataFrame) -> None:
 
 
 def panel(axes: Axes, kept: pd.DataFrame) -> None:
-    """A row a pattern, the best at the top: filled top 64, hollow top 8, a bar for mass in sight."""
+    """A row a pattern, the best at the top: filled top 64, hollow top 8, a bar for the mass."""
     rows = kept[::-1].reset_index(drop=True)
     for at, row in enumerate(each_row(rows)):
         drawn = look(str(row.asked), str(row.backend), simulated=bool(row.simulated))
@@ -89,9 +88,7 @@ def panel(axes: Axes, kept: pd.DataFrame) -> None:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     axes.set_yticks(range(len(rows)), [str(line) for line in rows.line], fontsize=6.5)
-    for tick, asked, backend in zip(
-        axes.get_yticklabels(), rows.asked, rows.backend, strict=True
-    ):
+    for tick, asked, backend in zip(axes.get_yticklabels(), rows.asked, rows.backend, strict=True):
         tick.set_color(look(str(asked), str(backend)).ink)
     axes.tick_params(axis="y", length=0)
     axes.spines.left.set_visible(False)
@@ -101,4 +98,4 @@ def panel(axes: Axes, kept: pd.DataFrame) -> None:
 
 def _entropy(row: object) -> str:
     own, full = (getattr(row, name) for name in ("entropy", "full_entropy"))
-    return f"{own:.2f} ({full:.2f})" if own == own else f"\u2013 ({full:.2f})"
+    return f"{own:.2f} ({full:.2f})" if math.isfinite(own) else f"\u2013 ({full:.2f})"

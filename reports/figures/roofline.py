@@ -6,6 +6,7 @@ the shorter lengths.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports.figures.axes import is_narrow, note, panel_title
 from reports.figures.labels import Label, end_labels, legend_height
-from reports.figures.latency import PASSES, layout
+from reports.figures.latency import PASSES, heading, layout
 from reports.figures.lines import each_line
 from reports.frame.roofline import Roof, shown_length
 from reports.frame.tidy import one_setting
@@ -48,12 +49,8 @@ def draw(figure: Figure, rows: pd.DataFrame, roofs: Mapping[str, Roof]) -> None:
         panel_title(axes, f"{PASSES[one]}, {size_text(length)} tokens")
         if not is_narrow(figure):
             end_labels(axes, labels)
-            width, box = figure.get_figwidth(), axes.get_position()
-            figure.text(
-                1 - 0.04 / width, box.y1 + 0.09 / figure.get_figheight(),
-                "share of the roof" if roofs[one].at(1.0) else "FLOPs a second",
-                ha="right", fontsize=6.3, color=FAINT,
-            )  # fmt: skip
+            known = roofs[one].at(1.0)
+            heading(figure, axes, "share of the roof" if known else "FLOPs a second")
 
 
 def panel(axes: Axes, rows: pd.DataFrame, roof: Roof) -> list[Label]:
@@ -119,7 +116,7 @@ def _scales(axes: Axes, rows: pd.DataFrame, roof: Roof) -> None:
 def _ceilings(axes: Axes, roof: Roof) -> None:
     """Copying as a slope, products and exponentials as levels; what is unknown is said."""
     left, right = axes.get_xlim()
-    look = {"color": INK, "linewidth": 1.2, "zorder": 1.5}
+    look: dict[str, Any] = {"color": INK, "linewidth": 1.2, "zorder": 1.5}
     if roof.copy:
         end = roof.ridge or right
         axes.plot(

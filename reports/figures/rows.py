@@ -1,8 +1,11 @@
 """How errors spread over the queries: what a mean hides, and where the bad rows lie."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -116,10 +119,12 @@ def _entries(spreads: pd.DataFrame) -> list[tuple[str, Look]]:
     return [(text, drawn) for text, drawn, _ in each_line(spreads)]
 
 
-def _error_axis(axis: object) -> None:
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 3), numticks=12))  # type: ignore[attr-defined]
-    axis.set_minor_locator(NullLocator())  # type: ignore[attr-defined]
-    axis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))  # type: ignore[attr-defined]
+def _error_axis(axis: Axis) -> None:
+    low, high = sorted(axis.get_view_interval())
+    subs = (1,) if high > 1e3 * low else (1, 3)
+    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
 
 
 def _key(axes: Axes, labels: list[Label]) -> None:
@@ -131,7 +136,11 @@ def _key(axes: Axes, labels: list[Label]) -> None:
     low, high, left = box.y0 * height, box.y1 * height, box.x1 * width + 6 * POINT
     order = sorted(labels, key=lambda label: (label.x, label.text))
     places = spread([high - 8.6 * POINT * at for at in range(len(order))], 8.6 * POINT, low, high)
-    settings = {"transform": figure.dpi_scale_trans, "fontsize": FONT, "va": "center_baseline"}
+    settings: dict[str, Any] = {
+        "transform": figure.dpi_scale_trans,
+        "fontsize": FONT,
+        "va": "center_baseline",
+    }
     for label, y in zip(order, places, strict=True):
         ink, gid = label.look.ink, f"label:{label.key}"
         axes.add_line(
@@ -142,12 +151,12 @@ def _key(axes: Axes, labels: list[Label]) -> None:
                 markerfacecolor=label.look.face, label="_key",
             )
         )  # fmt: skip
-        axes.text(left + 20 * POINT, y, label.text, color=ink, gid=gid, clip_on=False, **settings)  # type: ignore[arg-type]
+        axes.text(left + 20 * POINT, y, label.text, color=ink, gid=gid, clip_on=False, **settings)
         for at, number in enumerate(reversed(label.aside.split("  ")[:_WRITTEN])):
             axes.text(
                 width - 3 * POINT - at * _STEP, y, number, color=ink, ha="right", gid=gid,
                 clip_on=False, **settings,
-            )  # type: ignore[arg-type]  # fmt: skip
+            )  # fmt: skip
     _heading(axes, tuple(f"{one} %" for one in reversed(MARKED[:_WRITTEN])))
 
 

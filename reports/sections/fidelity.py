@@ -184,7 +184,7 @@ def _recall(here: pd.DataFrame, found: pd.DataFrame) -> Chart:
     return Chart(
         key="recall",
         title="How much of the heaviest keys is kept",
-        conclusion=f"Of the weight on the top 64 keys of full attention the most is kept by {said}.",
+        conclusion=f"Of full attention's weight on its top 64 keys the most is kept by {said}.",
         how="100 % would keep all of the weight that full attention puts on the keys it looks at "
         "most. Far less than the mass in sight says that a pattern may look there and does not; a "
         "hollow mark at the left of the filled one says that it blurs the very heaviest.",

@@ -51,9 +51,9 @@ def _chart(run: Run, rows: pd.DataFrame, tail: str) -> Chart:
         key=f"roofline{tail}",
         title="Rate against intensity, under the roof",
         conclusion=_said(here, roofs[one], one),
-        how="The higher a mark, the faster it computes; under the slope memory holds it back, under "
-        "the levels arithmetic does. The hollow mark is what the implementation computed in the "
-        "same time: the line up to it is work thrown away on padding and masks.",
+        how="The higher a mark, the faster it computes; under the slope memory holds it back, "
+        "under the levels arithmetic does. The hollow mark is what the implementation computed "
+        "in the same time: the line up to it is work thrown away on padding and masks.",
         caption=f"Filled: FLOPs of the pairs that the definition scores, over the time of a call "
         f"and over the least bytes it moves. Hollow: those of the pairs computed. "
         f"{_ceilings_said(roofs[one])} {_uncounted(here)}"
