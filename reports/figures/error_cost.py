@@ -12,12 +12,13 @@ from reports.frame.tradeoff import sinks_curve, staircase
 from reports.text import above_text, size_text, three
 
 TOP = 1.5
+COSTS = ("ms", "keys_per_query")
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
     """`frame` is the trade-off of one setting, pass and source, at up to three lengths."""
     lengths = sorted(frame.length.unique())
-    costs = [x for x in ("ms", "keys_per_query") if frame[x].gt(0).any()]
+    costs = [x for x in COSTS if frame[x].gt(0).any()]
     width, height = figure.get_size_inches()
     narrow = is_narrow(figure)
     grid = figure.add_gridspec(

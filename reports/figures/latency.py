@@ -72,12 +72,12 @@ def layout(
 
 
 def panel(
-    axes: Axes, rows: pd.DataFrame, slopes: pd.DataFrame, value: str = "ms"
+    axes: Axes, rows: pd.DataFrame, slopes: pd.DataFrame, value: str = "ms", *, fold: bool = True
 ) -> tuple[list[Label], list[tuple[str, Look]]]:
     """One log-log panel of a time or of `peak_bytes` over length: one pass of one setting.
 
     Returns:
-        The labels of the lines, and those that end too early for a label at the right.
+        The labels of the lines, and those that are too short for a label at the right (`fold`).
     """
     good, failed = rows[rows[value].gt(0)], rows[rows.status.ne("ok")]
     band = ("p20_ms", "p80_ms") if value == "ms" else None
@@ -88,7 +88,7 @@ def panel(
         missed = failed[failed.asked.eq(first.asked) & failed.backend.eq(first.backend)]
         draw_end(axes, line, missed, drawn, value)
         label = at_end(line, text, drawn, value, slope_text(slopes, first))
-        if 2 * line.length.nunique() < good.length.nunique():
+        if fold and 2 * line.length.nunique() < good.length.nunique():
             folded.append((text, drawn))  # a leader across the panel would cross every line
         else:
             labels.append(label)

@@ -43,7 +43,7 @@ def draw(figure: Figure, spreads: pd.DataFrame, positions: pd.DataFrame) -> None
     first = spreads.iloc[0]
     panel_title(both[0], f"{first.source}, {size_text(first.length)} tokens")
     if not is_narrow(figure):
-        _key(both[0], labels)
+        key_beside(both[0], labels)
     if len(positions):
         last = over_position(both[1], positions)
         panel_title(both[1], "over the query's position")
@@ -127,7 +127,7 @@ def _error_axis(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
 
 
-def _key(axes: Axes, labels: list[Label]) -> None:
+def key_beside(axes: Axes, labels: list[Label]) -> None:
     """A line a pattern at the right, from the closest to the farthest, with its three numbers."""
     figure = axes.get_figure(root=True)
     assert figure is not None

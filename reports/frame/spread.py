@@ -19,6 +19,8 @@ def at_one_place(fidelity: pd.DataFrame, source: str | None = None) -> pd.DataFr
         return good
     source = source if source is not None else best_source(good)
     good = good[good.source.eq(source)]
+    if len(good) == 0:
+        return good
     sizes = good.groupby(["causal", "dtype", "device"], sort=True).size()
     chosen: Any = sizes.idxmax()
     causal, dtype, device = chosen

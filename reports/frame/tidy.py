@@ -174,10 +174,14 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: devices, dtypes or shapes are mixed; draw one figure a setting.
     """
-    mixed = [key for key in SHAPE if key in frame and frame[key].nunique(dropna=False) > 1]
-    if mixed:
-        raise ValueError(f"a line cannot mix {', '.join(mixed)}: draw one figure a setting")
+    if names := mixed(frame):
+        raise ValueError(f"a line cannot mix {', '.join(names)}: draw one figure a setting")
     return frame
+
+
+def mixed(frame: pd.DataFrame) -> list[str]:
+    """The parts of a setting that differ between the rows."""
+    return [key for key in SHAPE if key in frame and frame[key].nunique(dropna=False) > 1]
 
 
 def settings(frame: pd.DataFrame) -> list[pd.DataFrame]:
