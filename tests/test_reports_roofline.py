@@ -111,9 +111,12 @@ def test_without_ceilings_the_figure_says_so(run: Run, rows: pd.DataFrame):
 
 
 def test_it_compares_where_full_attention_was_timed(rows: pd.DataFrame):
-    longer = rows[rows.asked.eq("strided")].assign(length=65536)
-    assert shown_length(pd.concat([rows, longer])) == 4096
-    assert shown_length(longer) == 65536
+    longer = rows[rows["pass"].eq("fwd") & rows.length.eq(4096)].assign(length=65536)
+    without = longer[~longer.name.eq("full")]
+    assert shown_length(pd.concat([rows, without])) == 4096
+    assert shown_length(pd.concat([rows, longer])) == 65536
+    assert shown_length(pd.concat([rows, longer.head(4)])) == 4096  # too few to compare
+    assert shown_length(without) == 65536
 
 
 def test_a_run_without_times_says_so(tmp_path: Path):

@@ -23,7 +23,7 @@ from reports.frame.tidy import one_setting
 from reports.style import FAINT, INK, PAPER, Look
 from reports.text import rate_text, size_text, three
 
-PANEL, NARROW_PANEL = 3.5, 2.7
+PANEL, NARROW_PANEL = 2.9, 2.7
 
 
 def entries(rows: pd.DataFrame) -> list[tuple[str, Look]]:
@@ -55,13 +55,12 @@ def draw(figure: Figure, rows: pd.DataFrame, roofs: Mapping[str, Roof]) -> None:
 
 def panel(axes: Axes, rows: pd.DataFrame, roof: Roof) -> list[Label]:
     """One pass of one setting; the labels of its marks."""
-    length = shown_length(rows)
+    rows = _with_a_mark(rows)
+    length = int(rows.length.max())
     labels = []
-    for text, drawn, line in each_line(rows[rows.length.le(length)]):
+    for text, drawn, line in each_line(rows):
         key = f"{line.asked.iloc[0]}@{line.backend.iloc[0]}"
         here = line[line.length.eq(length)]
-        if len(here) == 0:
-            continue
         if len(line) > 1:
             axes.plot(
                 line.intensity, line.rate, color=drawn.colour, linewidth=0.8, alpha=0.4,
@@ -88,9 +87,16 @@ def panel(axes: Axes, rows: pd.DataFrame, roof: Roof) -> list[Label]:
             Label(x=float(row.intensity), y=float(row.rate), text=text, look=drawn, aside=aside,
                   key=key)
         )  # fmt: skip
-    _scales(axes, rows[rows.length.le(length)], roof)
+    _scales(axes, rows, roof)
     _ceilings(axes, roof)
     return labels
+
+
+def _with_a_mark(rows: pd.DataFrame) -> pd.DataFrame:
+    """The lines that were timed at the length to compare at, up to it."""
+    length = shown_length(rows)
+    lines = rows.asked + "@" + rows.backend
+    return rows[rows.length.le(length) & lines.isin(lines[rows.length.eq(length)])]
 
 
 def _scales(axes: Axes, rows: pd.DataFrame, roof: Roof) -> None:
@@ -107,7 +113,9 @@ def _scales(axes: Axes, rows: pd.DataFrame, roof: Roof) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(base=10, numticks=12))
         axis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: three(x) if x < 1e4 else f"{three(x / 1000)}k")
+    )
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda y, _: rate_text(y).replace("FLOP/s", "").strip())
     )

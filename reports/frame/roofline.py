@@ -97,9 +97,15 @@ def roof(machine: Mapping[str, Any], *, dtype: str, pass_: str, dim: int) -> Roo
 
 
 def shown_length(rows: pd.DataFrame) -> int:
-    """The length to compare at: the longest at which full attention was timed, else the longest."""
-    dense = rows[rows.name.eq("full")]
-    return int((dense if len(dense) else rows).length.max())
+    """The length to compare at: the longest with at least half as many lines as any other.
+
+    Where full attention was timed at one of these, the longest of those.
+    """
+    lines = rows.asked + "@" + rows.backend
+    counts = lines.groupby(rows.length).nunique()
+    many = rows[rows.length.isin(counts.index[2 * counts >= counts.max()])]
+    dense = many[many.name.eq("full")]
+    return int((dense if len(dense) else many).length.max())
 
 
 def _rate(value: Any) -> float | None:

@@ -150,6 +150,7 @@ def _speedup(
     wide, narrow = latency.heights(faster["pass"].nunique(), lines)
     one = main_pass(shown)
     best = crossed[crossed["pass"].eq(one) & ~crossed.simulated & ~crossed.quadratic]
+    best = best[best.speedup_at_longest.notna()]
     best = best.sort_values("speedup_at_longest", ascending=False).head(3)
     said = joined(f"{row.label} {ratio_text(row.speedup_at_longest)} (from {row.said})"
                   for row in each_row(best))  # fmt: skip
@@ -166,7 +167,9 @@ def _speedup(
     return Chart(
         key=f"speedup{tail}",
         title="Speed-up over the fastest dense kernel",
-        conclusion=f"At the longest length, {PASS_WORDS[one]}: {said}.",
+        conclusion=f"At the longest length, {PASS_WORDS[one]}: {said}."
+        if said
+        else f"No speed-up of a native pattern is known, {PASS_WORDS[one]}.",
         how="Above the black line a pattern is faster than full attention; a ring marks the length "
         "where it crosses for good.",
         caption=f"Dense: the fastest installed at each length ({dense}). Bands: 95 % intervals of "
