@@ -62,8 +62,9 @@ def charts(found: Comparison, quantity: str) -> list[Chart]:
     made: list[Chart] = []
     for facet in facets(found.changes, quantity):
         part = facet[~_uninteresting(facet)]
-        changed = part.asked[~part.verdict.eq(SAME)]
-        shown = part if quantity == "time" else part[part.asked.isin(changed)]
+        line = part.asked + "@" + part.backend + "@" + part.layer.map(str)
+        changed = line[~part.verdict.eq(SAME)]
+        shown = part if quantity == "time" else part[line.isin(changed)]
         if len(shown):
             made.append(_chart(found, shown, quantity, len(made)))
     return made
@@ -86,7 +87,7 @@ def _chart(found: Comparison, part: pd.DataFrame, quantity: str, index: int) -> 
     where = facet_text(part.assign(**{"pass": part["pass"].map(lambda x: PASS_WORDS.get(x, x))}))
     level = f"Intervals hold together with {100 * LEVEL:.0f} %. "
     if quantity != "time":
-        level = "Patterns of which every case is the same are not drawn. "
+        level = "Patterns and layers of which every case is the same are not drawn. "
     key = f"change-{quantity}" + (f"-{index + 1}" if index else "")
     return Chart(
         key=key,
@@ -118,10 +119,11 @@ def _verdict(found: Comparison) -> Section:
     frame = pd.DataFrame(rows).fillna(0)
     frame = frame.astype({name: int for name in frame.columns if name != "of"})
     blocks: tuple[str | Table, ...] = (
-        bullets([sentence(found), *found.remarks], "verdict"),
         Table(key="counts", title="How many cases changed", frame=frame),
+        bullets([f"{found.b} against {found.a}", *found.remarks], "verdict"),
     )
-    return Section(key="verdict", title="What changed", blocks=blocks)
+    said = sentence(found)
+    return Section(key="verdict", title=f"{said[0].upper()}{said[1:-1]}", blocks=blocks)
 
 
 def _quantity(found: Comparison, quantity: str) -> Section:

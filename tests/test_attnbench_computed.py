@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.case import CostCase
-from attnbench.computed import TILE, computed_pairs, tiled_pairs
+from attnbench.computed import TILE, _Counter, _WholeCalls, computed_pairs, tiled_pairs
 from patterns import PATTERNS
 
 
@@ -43,6 +45,15 @@ def test_the_textbook_softmax_computes_all_pairs_and_the_fused_kernel_skips_tile
     assert computed_pairs(case("full"), "eager") == (2 * 256 * 256, None)
     assert computed_pairs(case("full"), "sdpa") == (2 * 3 * TILE * TILE, None)
     assert computed_pairs(case("full[causal=false]", causal=False), "sdpa") == (2 * 256**2, None)
+
+
+def test_attention_is_counted_before_a_kernel_is_chosen_for_it():
+    # Without a device that has a fused kernel PyTorch would take it apart, and skip no tile.
+    q = torch.empty(2, 3, 256, 16, device="meta")
+    with _Counter() as counter, _WholeCalls(counter):
+        out = scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert out.shape == q.shape
+    assert counter.flops == 2 * 3 * 3 * TILE * TILE * 4 * 16
 
 
 def test_blocks_are_computed_whole_on_either_backend():

@@ -42,11 +42,12 @@ def height(patterns: int, narrow: bool) -> float:
 
 
 def series(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(line, rows by length) of each pattern and backend of a facet, the most changed first."""
+    """(line, rows by length) of each pattern, backend and layer, the most changed first."""
     short = labels(list(part.asked))
     found = []
-    for (asked, backend), rows in part.groupby(["asked", "backend"], sort=True):
+    for (asked, backend, layer), rows in part.groupby(["asked", "backend", "layer"], sort=True):
         line = short[str(asked)] if backend in ("auto", "") else f"{short[str(asked)]} ({backend})"
+        line = line if layer == "" else f"{line}, layer {layer}"
         found.append((line, rows.sort_values("length", kind="stable")))
 
     def weight(one: tuple[str, pd.DataFrame]) -> tuple[bool, float, str]:
@@ -65,7 +66,7 @@ def draw(figure: Figure, part: pd.DataFrame, threshold: float) -> None:
     places = panels(
         figure, len(lines), columns(narrow), left=0.52, top=top, bottom=0.42, gap=(0.12, 0.46)
     )
-    reach = _reach(part)
+    reach = reach_of(part)
     lengths = sorted({int(n) for n in part.length})
     for index, ((line, rows), axes) in enumerate(zip(lines, places, strict=True)):
         panel(axes, rows, threshold, reach=reach, lengths=lengths)
@@ -90,7 +91,7 @@ def panel(
 
     `reach` is how far the axis goes on either side, as a logarithm.
     """
-    reach = _reach(rows) if reach is None else reach
+    reach = reach_of(rows) if reach is None else reach
     lengths = sorted({int(n) for n in rows.length}) if lengths is None else lengths
     asked, backend = rows.asked.iloc[0], rows.backend.iloc[0]
     low, high = math.exp(-reach), math.exp(reach)
@@ -135,7 +136,7 @@ def percent_text(ratio: float) -> str:
     return "0" if change == 0 else f"{'+' if change > 0 else MINUS}{abs(change)} %"
 
 
-def _reach(rows: pd.DataFrame) -> float:
+def reach_of(rows: pd.DataFrame) -> float:
     """Every ratio, and most of what the intervals span."""
     ends = np.abs(np.log(rows[["low", "high"]].to_numpy(float)))
     ends = ends[np.isfinite(ends)]

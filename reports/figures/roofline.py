@@ -140,7 +140,7 @@ def _ceilings(axes: Axes, roof: Roof) -> None:
             [roof.ridge or left, right], [roof.matmul] * 2, gid="ceiling:matmul", label="_ceiling",
             **look,
         )  # fmt: skip
-        _level(axes, roof.matmul, "matrix products")
+        _level(axes, roof.matmul, "matrix products", below=True)
     if roof.exp:
         start = roof.exp / roof.copy if roof.copy else left
         axes.plot(
@@ -153,8 +153,8 @@ def _ceilings(axes: Axes, roof: Roof) -> None:
         note(axes, 0.012, 0.985, f"no roof: {first}" if not roof.at(1.0) else first, va="top")
 
 
-def _level(axes: Axes, height: float, text: str) -> None:
+def _level(axes: Axes, height: float, text: str, *, below: bool = False) -> None:
     axes.annotate(
-        text, (axes.get_xlim()[1], height), textcoords="offset points", xytext=(-2, 2.5),
-        fontsize=6, ha="right", color=FAINT, zorder=6,
+        text, (axes.get_xlim()[1], height), textcoords="offset points", fontsize=6, ha="right",
+        xytext=(-2, -2.5 if below else 2.5), va="top" if below else "bottom", color=FAINT, zorder=6,
     )  # fmt: skip

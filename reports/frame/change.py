@@ -62,19 +62,19 @@ def changes(a: pd.DataFrame, b: pd.DataFrame, *, threshold: float) -> pd.DataFra
 
 
 def facets(found: pd.DataFrame, quantity: str) -> list[pd.DataFrame]:
-    """The changes of one quantity that have a ratio, cut by pass or source, layer and shape.
+    """The changes of one quantity that have a ratio, cut by pass or source, and shape.
 
     What is in one facet may be in one figure; the one with most cases comes first.
     """
     rows = found[found.quantity.eq(quantity) & found.ratio.gt(0)]
-    parts = [part for _, part in rows.groupby(["pass", "source", "layer", *_SHAPE], sort=True)]
+    parts = [part for _, part in rows.groupby(["pass", "source", *_SHAPE], sort=True)]
     return sorted(parts, key=lambda part: -len(part))
 
 
 def facet_text(part: pd.DataFrame) -> str:
     """One facet in words: forward, batch 1, 16 heads of 64, bfloat16 on cuda, causal."""
     row = part.iloc[0]
-    what = str(row["pass"]) or f"{row.source}" + (f", layer {row.layer}" if row.layer != "" else "")
+    what = str(row["pass"] or row.source)
     said = [what]
     said += [f"batch {int(row.batch)}"] if row.batch != "" else []
     if row.heads != "":

@@ -108,8 +108,13 @@ def change(
         raise BadInput(f"{asked} has {len(parts)} facets of {quantity}, got facet {facet}")
     with house():
         axes = ax or bare(2.4)
-        change_figure.panel(axes, parts[facet], threshold)
-        axes.set_title(f"{asked}: {facet_text(parts[facet])}", fontsize=6.5)
+        part = parts[facet]
+        lengths = sorted({int(n) for n in part.length})
+        for _, rows in change_figure.series(part):  # a backend or layer a line
+            change_figure.panel(
+                axes, rows, threshold, reach=change_figure.reach_of(part), lengths=lengths
+            )
+        axes.set_title(f"{asked}: {facet_text(part)}", fontsize=6.5)
         axes.set_xlabel("length (tokens)")
     return axes
 
