@@ -1,19 +1,23 @@
 """The roofline: rates and intensities by hand, ceilings from machine.json, and what is drawn."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from report_run import make
+from report_run import PATTERNS, make
 from test_reports_figures import canvas, line, written
 
+from reports import render
+from reports.chart import Chart
 from reports.figures import roofline as figure
 from reports.frame.roofline import OLDER, Roof, roof, roofline, shown_length
 from reports.frame.tidy import settings
 from reports.run import Run, read
+from reports.sections import fidelity
 from reports.sections.roofline import roofs_of, section
-from reports.style import house
+from reports.style import NARROW, WIDE, house
 
 KNOWN = {"copy_bytes_per_s": 1e12, "matmul_flops_per_s": {"float32": 1e13}, "exp_per_s": 1e10}
 
@@ -123,3 +127,19 @@ def test_it_compares_where_full_attention_was_timed(rows: pd.DataFrame):
 def test_a_run_without_times_says_so(tmp_path: Path):
     found = section(read(make(tmp_path, lengths=(), captured=(2048,), maps=0)))
     assert "No roofline" in str(found.blocks[0])
+
+
+@pytest.mark.parametrize("key", ["roofline", "rows", "recall"])
+def test_new_figures_fit_a_column_and_have_the_same_bytes_each_time(tmp_path: Path, key: str):
+    few = [one for one in PATTERNS if one[0] in ("full", "strided")]
+    made = make(tmp_path, lengths=(2048,), captured=(2048,), layers=(0,), patterns=few, maps=0)
+    found = read(made)
+    blocks = [*section(found).blocks, *fidelity.section(found).blocks]
+    (chart,) = [one for one in blocks if isinstance(one, Chart) and one.key == key]
+    for width, height in ((WIDE, chart.wide_height), (NARROW, chart.narrow_height)):
+        files, again = (render._files(chart, width, height, ("pdf", "svg")) for _ in "ab")
+        assert files == again
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", files["pdf"])
+        assert box is not None
+        assert float(box[1]) == pytest.approx(72 * width)
+        assert b"/FontFile2" in files["pdf"]
