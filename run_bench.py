@@ -145,6 +145,10 @@ def compare(typed: argparse.Namespace) -> int:
     if typed.markdown:
         typed.markdown.write_text(comparison.as_markdown(found), encoding="utf-8")
     print(comparison.as_text(found))
+    if typed.out:
+        from reports.change_page import write_comparison
+
+        print(f"report: {write_comparison(found, typed.out)}")
     return found.exit_code
 
 

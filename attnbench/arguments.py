@@ -149,6 +149,7 @@ def _add_compare(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--json", metavar="FILE", type=Path, help="write every case, for programs")
     one.add_argument("--markdown", metavar="FILE", type=Path, help="write what is told, for people")
+    one.add_argument("--out", metavar="FOLDER", type=Path, help="draw it: a page with its figures")
 
 
 def _add_advise(one: argparse.ArgumentParser) -> None:

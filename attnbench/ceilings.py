@@ -18,8 +18,8 @@ _MATMUL = {"cuda": 8192, "cpu": 512}
 _COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}  # far beyond the caches
 _EXP_ELEMENTS = {"cuda": 1 << 22, "cpu": 1 << 16}
 _EXPS = 512  # of each element in one kernel, so that memory does not count
-_BYTES_FACTOR = {"fwd": 1.0, "bwd": 2.0, "fwdbwd": 3.0}  # q, k, v, o and dO in, three gradients out
-_EXP_FACTOR = {"fwd": 1.0, "bwd": 1.0, "fwdbwd": 2.0}  # backward passes take them again
+BYTES_FACTOR = {"fwd": 1.0, "bwd": 2.0, "fwdbwd": 3.0}  # q, k, v, o and dO in, three gradients out
+EXP_FACTOR = {"fwd": 1.0, "bwd": 1.0, "fwdbwd": 2.0}  # backward passes take them again
 _EXP_CODE = (
     "template <typename T> T many_exp(T x) "
     f"{{ for (int i = 0; i < {_EXPS}; i++) x = exp2f(-x); return x; }}"
@@ -111,12 +111,12 @@ def _bound(
 ) -> tuple[str, float] | None:
     """The ceiling that is reached first and its milliseconds, with so many times the products."""
     rates = {
-        "copy": (cost["bytes"] * _BYTES_FACTOR[pass_], ceilings.get("copy_bytes_per_s")),
+        "copy": (cost["bytes"] * BYTES_FACTOR[pass_], ceilings.get("copy_bytes_per_s")),
         "matmul": (
             times * cost["flops"] * PASS_FACTOR[pass_],
             (ceilings.get("matmul_flops_per_s") or {}).get(dtype),
         ),
-        "exp": (times * cost["scored_pairs"] * _EXP_FACTOR[pass_], ceilings.get("exp_per_s")),
+        "exp": (times * cost["scored_pairs"] * EXP_FACTOR[pass_], ceilings.get("exp_per_s")),
     }
     known = {name: 1e3 * work / rate for name, (work, rate) in rates.items() if rate}
     if not {"copy", "matmul"} <= known.keys():

@@ -5,6 +5,7 @@ loses, the dtype error what the number format loses. Letters: B batch, H heads (
 D head width, R rows.
 """
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 
 from attnbench.baselines import equal_keys, keys_per_query, uniform
 from attnbench.effective import compare
-from attnbench.mapstats import per_head
+from attnbench.mapstats import edges, per_head
 from attnbench.reference import DENSE_LIMIT_BYTES, ROWS, Reference, reference
 from attnbench.rows import check_rows
 from attnbench.softmax import Operands, attention
@@ -121,7 +122,8 @@ def output_errors(output: Tensor, full: Reference) -> dict[str, Any]:
     error = output - wanted
     later = full.rows >= full.precise.length // 2
     projection = full.inputs.output_projection
-    relative = (error.norm(dim=-1) / wanted.norm(dim=-1)).flatten().cpu().numpy()
+    by_row = error.norm(dim=-1) / wanted.norm(dim=-1)
+    relative = by_row.flatten().cpu().numpy()
     quantiles = np.quantile(relative, np.linspace(0, 1, 101))
     projected = None
     if projection is not None:
@@ -139,8 +141,20 @@ def output_errors(output: Tensor, full: Reference) -> dict[str, Any]:
             "p99": float(np.quantile(relative, 0.99)),
             "worst": float(relative.max()),
             "by_quantile": quantiles.tolist(),
+            "by_position": _by_position(by_row, full.rows, full.precise.length),
         },
     }
+
+
+def _by_position(by_row: Tensor, rows: Tensor, length: int) -> dict[str, list[Any]]:
+    """Quantiles of the rows' errors [B, Hq, R] where queries lie: 0, 1, [2, 4), [4, 8) and on."""
+    bounds = edges(length)
+    found = []
+    for first, end in itertools.pairwise(bounds):
+        here = by_row[:, :, (rows >= first) & (rows < end)].flatten().cpu().numpy()
+        found.append(np.quantile(here, (0.5, 0.95)).tolist() if len(here) else [None, None])
+    p50, p95 = (list(one) for one in zip(*found, strict=True))
+    return {"edges": bounds, "p50": p50, "p95": p95}
 
 
 def _own_reference_error(pattern: Pattern, full: Reference, output: Tensor) -> float | None:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from attnbench.case import case_key
-from attnbench.engine import Result, Stop, expect_same_origin, opening
+from attnbench.engine import Result
 from attnbench.frontier import SHORTEST, Frontier, frontier_record
 from attnbench.machine import facts, machine_id
+from attnbench.opening import expect_same_origin, opening
 from attnbench.outcome import Origin
 from attnbench.predict import gib
 from attnbench.records import MACHINE, RUN, Journal, journal, read_document, write_document
+from attnbench.stop import Stop
 from attnbench.version import version
 from patterns.errors import BadInput
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attnbench import preview
 from patterns.errors import BadInput
 
 _LARGEST_BYTES = 1 << 32  # of a file that `load_map` would unpack
@@ -35,6 +36,14 @@ class Maps:
     crop_full: Array  # [heads, 2, side, side]: the first tokens, the last ones; more where asked
     crop_effective: Array
     meta: dict[str, Any]
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the first heads, small."""
+        return preview.png(self)
+
+    def _repr_html_(self) -> str:
+        """The same with a line that says what it is."""
+        return preview.html(self)
 
 
 def save_map(path: str | Path, maps: Maps) -> None:

@@ -1,7 +1,7 @@
 """The reporter: a run folder to figures, tables and one self-contained page.
 
-`write(RUN)` makes them all, `open(RUN)` shows the page in a notebook, and `inspect(maps, OUT)`
-draws one map.
+`write(RUN)` makes them all, `open(RUN)` gives frames and figures and shows the page in a notebook,
+`inspect(maps, OUT)` draws one map, and `plots` has the figures as functions.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,17 @@ def write(run_folder: str | Path) -> Path:
 
 
 def open(run_folder: str | Path) -> "Report":
-    """The report of a run as an object that shows itself in a notebook.
+    """The report of a run: its frames, a method a figure, and the page, which a notebook shows.
+
+    Nothing is written before the page is asked for.
 
     Raises:
         BadInput: the folder holds no run, or one that cannot be read.
     """
     from reports.notebook import Report
+    from reports.run import read
 
-    return Report(page=write(run_folder))
+    return Report(run=read(Path(run_folder)))
 
 
 def inspect(

@@ -149,12 +149,6 @@ def as_document(found: Comparison) -> dict[str, Any]:
 def _parts(
     found: Comparison, *, tablefmt: str, most: int | None, heading: str, bullet: str
 ) -> list[str]:
-    number = len(found.worse)
-    verdict = (
-        f"{number} regression{'s' if number != 1 else ''} beyond {_percent(found.threshold)}"
-        if number
-        else f"no regression beyond {_percent(found.threshold)}"
-    )
     rows = [
         [quantity, *(by.get(name, "") for name in ORDER)]
         for quantity, by in counts(found.changes).items()
@@ -163,7 +157,7 @@ def _parts(
     parts = [_title(found)]
     if found.remarks:
         parts.append("\n".join(f"{bullet}{remark}" for remark in found.remarks))
-    parts.append(f"{verdict}.")
+    parts.append(sentence(found))
     parts.append(tabulate(rows, ["", *ORDER], tablefmt=tablefmt))
     told = found.changes[~found.changes.verdict.eq(SAME)]
     for title, part in (
@@ -177,6 +171,13 @@ def _parts(
         if len(part):
             parts += [heading.format(f"Only in {folder}"), _only(part, most, bullet)]
     return parts
+
+
+def sentence(found: Comparison) -> str:
+    """How many regressions there are, in one sentence."""
+    number = len(found.worse)
+    said = f"{number} regression{'s' if number != 1 else ''}" if number else "no regression"
+    return f"{said} beyond {_percent(found.threshold)}."
 
 
 def _title(found: Comparison) -> str:

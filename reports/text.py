@@ -35,6 +35,17 @@ def bytes_text(count: float) -> str:
     return f"{three(count)} TiB"
 
 
+def rate_text(flops_per_s: float) -> str:
+    """A rate of computing with the unit that fits: 12 GFLOP/s, 0.84 TFLOP/s as 840 GFLOP/s."""
+    if not math.isfinite(flops_per_s):
+        return DASH
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(flops_per_s) < 999.5:
+            return f"{three(flops_per_s)} {unit}FLOP/s"
+        flops_per_s /= 1000
+    return f"{three(flops_per_s)} PFLOP/s"
+
+
 def above_text(names: Iterable[str]) -> str:
     """What lies above the axes: two by name, the others by their number."""
     named = list(names)

@@ -81,7 +81,10 @@ def _machine(device: str) -> dict[str, Any]:
     return {
         **(gpu if device == "cuda" else cpu),
         "torch": "2.13.0", "triton": "3.6.0", "python": "3.12.4",
-        "ceilings": {"copy_bytes_per_s": 2.9e12, "matmul_flops_per_s": 6.1e14},
+        "ceilings": {
+            "copy_bytes_per_s": 2.9e12, "exp_per_s": 4e12, "notes": {},
+            "matmul_flops_per_s": {"bfloat16": 6.1e14, "float32": 3e13},
+        },
     }  # fmt: skip
 
 
@@ -167,6 +170,11 @@ def _group(
             "ratio_to_dense": _ratio(dense, ms),
             "notes": {},
         }  # fmt: skip
+        scored = record["cost"]["scored_pairs"]
+        record["time"]["roof"] = {
+            "scored_pairs": scored,
+            "computed_pairs": 2 * scored if keys else None,
+        }
         quadratic = length**2 * 16 * 2 if (asked, backend) == ("full", "eager") else 0
         memory = 16 * length * 64 * 2 * (1 + factor * 20) + quadratic
         record["memory"] = {
@@ -247,6 +255,8 @@ def _fidelity(
         "row_error": {
             "p50": quantiles[50], "p95": quantiles[95], "p99": quantiles[99],
             "worst": quantiles[100], "by_quantile": quantiles,
+            "by_position": {"edges": edges, "p50": [quantiles[50]] * (len(edges) - 1),
+                            "p95": [None, *[quantiles[95]] * (len(edges) - 2)]},
         },
         "kernel_error": 0.0007, "dtype_error": 0.0011, "own_reference_error": None,
         "map": {

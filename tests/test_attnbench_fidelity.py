@@ -207,6 +207,12 @@ def test_output_errors_are_relative_norms_per_head(causal: bool):
     assert found["row_error"]["p95"] == pytest.approx(float(rows.quantile(0.95)))
     assert found["row_error"]["worst"] == pytest.approx(float(rows.max()))
     assert len(found["row_error"]["by_quantile"]) == 101
+    places = found["row_error"]["by_position"]
+    here = ((ours - full).norm(dim=-1) / full.norm(dim=-1))[:, :, 8:16].flatten()
+    assert places["edges"][4:6] == [8, 16]
+    assert places["p50"][4] == pytest.approx(float(here.quantile(0.5)))
+    assert places["p95"][4] == pytest.approx(float(here.quantile(0.95)))
+    assert len(places["p50"]) == len(places["p95"]) == len(places["edges"]) - 1
     assert found["rows"] == {"exact": True}
 
 

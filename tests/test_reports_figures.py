@@ -25,6 +25,7 @@ from reports.figures import (
     latency,
     memory,
     parents,
+    recall,
     rows,
     speedup,
     triptych,
@@ -208,14 +209,63 @@ def test_parents_are_paired_with_their_combiners(run: Run):
 
 
 def test_rows_show_every_quantile(run: Run):
-    quantiles = spread.row_quantiles(spread.at_one_place(run.fidelity))
-    figure = canvas()
+    here = spread.at_one_place(run.fidelity)
+    quantiles, positions = spread.row_quantiles(here), spread.row_positions(here)
+    figure = canvas(height=rows.heights(quantiles, positions)[0])
     with house():
-        rows.draw(figure, quantiles)
-    drawn = line(figure.axes[0], "series:strided@auto")
-    assert len(drawn.get_xdata()) == 101
+        rows.draw(figure, quantiles, positions)
+    shares, places = figure.axes
+    drawn = line(shares, "series:strided@auto")
     wanted = quantiles[quantiles.asked == "strided"].by_quantile.iloc[0]
-    assert drawn.get_ydata().tolist() == pytest.approx(wanted)
+    assert drawn.get_xdata().tolist() == pytest.approx(np.clip(wanted, rows.FLOOR, None))
+    assert drawn.get_ydata().tolist() == list(range(101))
+    assert shares.get_xscale() == "log"
+    row = positions[positions.asked == "strided"].iloc[0]
+    bad = line(places, "series:strided@auto")
+    assert np.isnan(bad.get_ydata()[0])  # no row was compared there
+    assert bad.get_ydata()[1:].tolist() == pytest.approx(row.p95[1:])
+    assert all(
+        low <= x <= high
+        for low, x, high in zip(row.edges[:-1], bad.get_xdata(), row.edges[1:], strict=True)
+    )
+
+
+def test_records_without_positions_have_the_shares_alone(run: Run):
+    old = spread.at_one_place(run.fidelity).assign(position_edges=None)
+    positions = spread.row_positions(old)
+    assert len(positions) == 0
+    quantiles = spread.row_quantiles(old)
+    figure = canvas(height=rows.heights(quantiles, positions)[0])
+    with house():
+        rows.draw(figure, quantiles, positions)
+    assert len(figure.axes) == 1
+    order = [text.get_text() for text in figure.axes[0].texts if text.get_text() in
+             set(quantiles.line)]  # fmt: skip
+    by_p95 = quantiles.assign(p95=quantiles.by_quantile.map(lambda one: one[95]))
+    assert order[0] == by_p95.sort_values("p95").line.iloc[0]
+    assert len(order) == len(quantiles)
+
+
+def test_recall_lists_the_best_first_with_three_marks_each(run: Run):
+    found = spread.kept(spread.at_one_place(run.fidelity))
+    figure = canvas(height=recall.height(len(found), False))
+    with house():
+        recall.draw(figure, found)
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == found.line.tolist()[::-1]
+    row = found[found.asked == "strided"].iloc[0]
+    assert line(axes, "series:strided@auto").get_xdata().tolist() == [row.recall_64]
+    assert line(axes, "top8:strided@auto").get_xdata().tolist() == [row.recall_8]
+    assert line(axes, "mass:strided@auto").get_xdata().tolist() == [row.kept_mass]
+    assert line(axes, "band:strided@auto").get_xdata().tolist() == [
+        row.recall_64_low, row.recall_64_high,
+    ]  # fmt: skip
+    here = spread.at_one_place(run.fidelity)
+    here = here[here.asked == "strided"]
+    assert row.kept_mass == pytest.approx(1 - here.dropped_mass.mean())
+    assert (row.recall_64_low, row.recall_64_high) == (here.recall_64.min(), here.recall_64.max())
+    assert f"{row.entropy:.2f} ({row.full_entropy:.2f})" in written(figure)
 
 
 def test_heads_share_one_scale_and_mark_the_worst(run: Run):

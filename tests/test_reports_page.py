@@ -63,7 +63,7 @@ def page(folder: Path) -> Page:
 def test_every_section_is_there(page: Page):
     keys = [attributes["id"] for attributes in page.all("section")]
     assert keys == [
-        *("verdict", "cost", "memory", "fidelity", "frontier", "maps", "failures"),
+        *("verdict", "cost", "memory", "roofline", "fidelity", "frontier", "maps", "failures"),
         *("environment", "method", "command"),
     ]
 
@@ -205,7 +205,7 @@ def test_a_partial_run_says_what_it_lacks(tmp_path: Path, changes, said):
     settings = FEW | {"lengths": (1024, 2048), "captured": (1024,), "maps": 0} | changes
     found = Page(reports.write(make(tmp_path / "run", **settings)))
     assert said in found.text
-    assert len(found.all("section")) == 10
+    assert len(found.all("section")) == 11
 
 
 def test_a_run_of_failures_only_is_a_list_of_reasons(tmp_path: Path):

@@ -12,12 +12,13 @@ from reports.frame.tradeoff import sinks_curve, staircase
 from reports.text import above_text, size_text, three
 
 TOP = 1.5
+COSTS = ("ms", "keys_per_query")
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
     """`frame` is the trade-off of one setting, pass and source, at up to three lengths."""
     lengths = sorted(frame.length.unique())
-    costs = [x for x in ("ms", "keys_per_query") if frame[x].gt(0).any()]
+    costs = [x for x in COSTS if frame[x].gt(0).any()]
     width, height = figure.get_size_inches()
     narrow = is_narrow(figure)
     grid = figure.add_gridspec(
@@ -31,16 +32,28 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         for column, x in enumerate(costs):
             place = grid[2 * row + column, 0] if narrow else grid[row, column]
             axes = figure.add_subplot(place)
-            _panel(axes, part, frame, x, top)
+            panel(axes, part, frame, x, top)
             panel_title(axes, f"{size_text(length)} tokens")
-            axes.set_xlabel("time a call" if x == "ms" else "keys a query (regions count as one)")
             if column and not narrow:
                 axes.tick_params(labelleft=False)
-            else:
-                axes.set_ylabel("output error")
+                axes.set_ylabel("")
 
 
-def _panel(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, x: str, top: float) -> None:
+def panel(
+    axes: Axes,
+    part: pd.DataFrame,
+    frame: pd.DataFrame | None = None,
+    x: str = "ms",
+    top: float | None = None,
+) -> None:
+    """One length of a trade-off, against `ms` or `keys_per_query`.
+
+    Panels of one figure share the limits of `frame` and the largest error that is drawn.
+    """
+    frame = part if frame is None else frame
+    top = min(TOP, float(frame.error.max())) if top is None else top
+    axes.set_xlabel("time a call" if x == "ms" else "keys a query (regions count as one)")
+    axes.set_ylabel("output error")
     costs = frame[x][frame[x] > 0]  # a pattern that scores no key has no place on a logarithm
     axes.set_xlim(costs.min() / 1.5, costs.max() * 1.7)
     if x == "ms":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -33,16 +34,8 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
         figure, len(tiles), across, left=0.08, right=0.08, top=0.24, bottom=0.3, gap=(0.12, 0.44)
     )
     for tile, axes in zip(tiles, places, strict=True):
-        length = len(tile.cells)
-        axes.imshow(paint(tile.cells, tile.asked), extent=(0, length, length, 0), aspect="equal",
-                    gid=f"mask:{tile.asked}")  # fmt: skip
-        axes.set_xticks(range(length + 1), [""] * (length + 1))
-        axes.set_yticks(range(length + 1), [""] * (length + 1))
-        axes.grid(color="#ffffff", linewidth=0.5)
-        axes.set_axisbelow(False)
+        panel(axes, tile)
         axes.set_gid(f"name:{tile.asked}")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
         name = two_lines(tile.name)
         axes.set_title(
             name, fontsize=6.2, color=look(tile.asked).ink, pad=2.5, loc="left", linespacing=0.95
@@ -51,6 +44,19 @@ def draw(figure: Figure, tiles: Sequence[Tile]) -> None:
             0, -0.045, said(tile),
             transform=axes.transAxes, fontsize=5.4, color=FAINT, va="top",
         )  # fmt: skip
+
+
+def panel(axes: Axes, tile: Tile) -> None:
+    """One mask, the query rows from the top."""
+    length = len(tile.cells)
+    axes.imshow(paint(tile.cells, tile.asked), extent=(0, length, length, 0), aspect="equal",
+                gid=f"mask:{tile.asked}")  # fmt: skip
+    axes.set_xticks(range(length + 1), [""] * (length + 1))
+    axes.set_yticks(range(length + 1), [""] * (length + 1))
+    axes.grid(color="#ffffff", linewidth=0.5)
+    axes.set_axisbelow(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def said(tile: Tile) -> str:

@@ -4,6 +4,7 @@ from textwrap import wrap
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -38,27 +39,15 @@ def draw(figure: Figure, cells: pd.DataFrame) -> None:
     image: AxesImage | None = None
     for index, (asked, axes) in enumerate(zip(order, places, strict=True)):
         part = cells[cells.asked == asked]
-        part = part.sort_values("layer", kind="stable", key=lambda one: one.map(by_number))
-        values = np.array([list(map(float, one)) for one in part.error_per_head])
-        image = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=top, aspect="auto")
-        worst = np.unravel_index(int(values.argmax()), values.shape)
-        axes.plot(
-            [worst[1]], [worst[0]], marker="o", markersize=3.2, markerfacecolor="none",
-            markeredgecolor="#ffffff" if values.max() > 0.45 * top else "#1c1f24", linestyle="none",
-        )  # fmt: skip
+        image = panel(axes, part, top)
         title = "\n".join(wrap(str(part.line.iloc[0]), 26, break_on_hyphens=True))
         axes.set_title(title, fontsize=6.2, fontweight="normal", pad=3, color=look(str(asked)).ink)
         axes.set_gid(f"panel:{asked}")
-        axes.grid(visible=False)
-        names = [layer or DASH for layer in part.layer]
-        axes.set_yticks(range(len(names)), names, fontsize=6)
-        axes.set_xticks(range(0, values.shape[1], max(1, values.shape[1] // 4)))
-        axes.tick_params(labelsize=6, length=0, labelleft=index % columns(narrow) == 0)
-        axes.spines[:].set_visible(False)
-        if index % columns(narrow) == 0:
-            axes.set_ylabel("layer", fontsize=6.5)
-        if index >= len(order) - columns(narrow):
-            axes.set_xlabel("head", fontsize=6.5, labelpad=1)
+        axes.tick_params(labelleft=index % columns(narrow) == 0)
+        if index % columns(narrow):
+            axes.set_ylabel("")
+        if index < len(order) - columns(narrow):
+            axes.set_xlabel("")
     width, tall = figure.get_size_inches()
     bar = figure.add_axes((0.42 / width, 0.28 / tall, 1.6 / width, 0.07 / tall))
     if image is not None:
@@ -70,3 +59,24 @@ def draw(figure: Figure, cells: pd.DataFrame) -> None:
         f"output error (darkest: {top:.2g} and above); ○ worst head",
         fontsize=6.3, color=FAINT, va="bottom",
     )  # fmt: skip
+
+
+def panel(axes: Axes, part: pd.DataFrame, top: float = TOP) -> AxesImage:
+    """One pattern: a cell a layer and head, the worst ringed; `top` is the darkest error."""
+    part = part.sort_values("layer", kind="stable", key=lambda one: one.map(by_number))
+    values = np.array([list(map(float, one)) for one in part.error_per_head])
+    image = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=top, aspect="auto")
+    worst = np.unravel_index(int(values.argmax()), values.shape)
+    axes.plot(
+        [worst[1]], [worst[0]], marker="o", markersize=3.2, markerfacecolor="none",
+        markeredgecolor="#ffffff" if values.max() > 0.45 * top else "#1c1f24", linestyle="none",
+    )  # fmt: skip
+    axes.grid(visible=False)
+    names = [layer or DASH for layer in part.layer]
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set_xticks(range(0, values.shape[1], max(1, values.shape[1] // 4)))
+    axes.tick_params(labelsize=6, length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel("layer", fontsize=6.5)
+    axes.set_xlabel("head", fontsize=6.5, labelpad=1)
+    return image

@@ -140,7 +140,7 @@ def inner_key(axes: Axes, entries: Sequence[tuple[str, Look]]) -> None:
     legend = axes.legend(
         handles, [text for text, _ in entries], loc="upper left", fontsize=5.4, handlelength=2.2,
         labelspacing=0.25, borderaxespad=0.2, title="timed at few lengths", title_fontsize=5.6,
-        alignment="left",
+        alignment="left", frameon=True, framealpha=0.8, edgecolor="none", facecolor=PAPER,
     )  # fmt: skip
     _tag(legend, entries)
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.axes import bytes_axis, is_narrow, length_axis, ms_axis, panel_title
-from reports.figures.labels import end_labels, inner_key, legend_below, legend_height
+from reports.figures.labels import Label, end_labels, inner_key, legend_below, legend_height
 from reports.figures.lines import at_end, draw_end, draw_line, each_line
 from reports.frame.tidy import one_setting
 from reports.style import FAINT, Look
@@ -24,9 +24,9 @@ def draw(figure: Figure, frame: pd.DataFrame, exponents: pd.DataFrame) -> None:
     for axes, one in zip(panels, passes, strict=True):
         rows = frame[frame["pass"] == one]
         slopes = exponents[exponents["pass"] == one] if len(exponents) else exponents
-        panel(figure, axes, rows, ("ms", "p20_ms", "p80_ms"), slopes, axis="ms")
+        labels, folded = panel(axes, rows, slopes)
         panel_title(axes, PASSES[one])
-        axes.set_ylabel("median time a call")
+        beside(figure, axes, labels, folded)
 
 
 def entries(frame: pd.DataFrame) -> list[tuple[str, Look]]:
@@ -42,12 +42,20 @@ def heights(panels: int, lines: list[tuple[str, Look]]) -> tuple[float, float]:
 
 
 def layout(
-    figure: Figure, panels: int, lines: list[tuple[str, Look]], *, gutter: float = 2.6
+    figure: Figure,
+    panels: int,
+    lines: list[tuple[str, Look]],
+    *,
+    gutter: float = 2.6,
+    aside: float = 0.95,
 ) -> Sequence[Axes]:
-    """Panels one below the other, with room for labels at the right or a legend below."""
+    """Panels one below the other, with room for labels at the right or a legend below.
+
+    At the right are at most `gutter` inches, `aside` of them for what stands beside the text.
+    """
     width, height = figure.get_size_inches()
     longest = max((len(text) for text, _ in lines), default=0)
-    gutter = min(gutter, 0.95 + 0.057 * longest)
+    gutter = min(gutter, aside + 0.057 * longest)
     if is_narrow(figure):
         below = legend_height(len(lines), longest, width) + 0.42
         box = {"left": 0.68 / width, "right": 1 - 0.12 / width}
@@ -64,18 +72,15 @@ def layout(
 
 
 def panel(
-    figure: Figure,
-    axes: Axes,
-    rows: pd.DataFrame,
-    columns: tuple[str, str | None, str | None],
-    slopes: pd.DataFrame,
-    *,
-    axis: str,
-) -> None:
-    """One log-log panel of a value over length, with labels where the figure is wide."""
-    value, low, high = columns
+    axes: Axes, rows: pd.DataFrame, slopes: pd.DataFrame, value: str = "ms", *, fold: bool = True
+) -> tuple[list[Label], list[tuple[str, Look]]]:
+    """One log-log panel of a time or of `peak_bytes` over length: one pass of one setting.
+
+    Returns:
+        The labels of the lines, and those that are too short for a label at the right (`fold`).
+    """
     good, failed = rows[rows[value].gt(0)], rows[rows.status.ne("ok")]
-    band = (low, high) if low is not None and high is not None else None
+    band = ("p20_ms", "p80_ms") if value == "ms" else None
     labels, folded = [], []
     for text, drawn, line in each_line(good):
         draw_line(axes, line, drawn, value, band)
@@ -83,25 +88,36 @@ def panel(
         missed = failed[failed.asked.eq(first.asked) & failed.backend.eq(first.backend)]
         draw_end(axes, line, missed, drawn, value)
         label = at_end(line, text, drawn, value, slope_text(slopes, first))
-        if not is_narrow(figure) and 2 * line.length.nunique() < good.length.nunique():
+        if fold and 2 * line.length.nunique() < good.length.nunique():
             folded.append((text, drawn))  # a leader across the panel would cross every line
         else:
             labels.append(label)
     length_axis(axes, rows.length)
-    (ms_axis if axis == "ms" else bytes_axis)(axes)
+    (ms_axis if value == "ms" else bytes_axis)(axes)
+    axes.set_ylabel("median time a call" if value == "ms" else "peak memory above the inputs")
     if len(good):
         guides(axes, good.length)
-    if not is_narrow(figure):
-        end_labels(axes, labels)
-        if folded:
-            inner_key(axes, folded)
-        if any(label.aside for label in labels):
-            width = figure.get_figwidth()
-            box = axes.get_position()
-            figure.text(
-                1 - 0.04 / width, box.y1 + 0.09 / figure.get_figheight(), "fitted exponent",
-                ha="right", fontsize=6.3, color=FAINT,
-            )  # fmt: skip
+    return labels, folded
+
+
+def beside(figure: Figure, axes: Axes, labels: list[Label], folded: list[tuple[str, Look]]) -> None:
+    """What a panel has said of its lines, at its right where the figure is wide."""
+    if is_narrow(figure):
+        return
+    end_labels(axes, labels)
+    if folded:
+        inner_key(axes, folded)
+    if any(label.aside for label in labels):
+        heading(figure, axes, "fitted exponent")
+
+
+def heading(figure: Figure, axes: Axes, text: str) -> None:
+    """What the numbers at the right of the labels are."""
+    width, tall = figure.get_size_inches()
+    figure.text(
+        1 - 0.04 / width, axes.get_position().y1 + 0.09 / tall, text, ha="right", fontsize=6.3,
+        color=FAINT,
+    )  # fmt: skip
 
 
 def slope_text(slopes: pd.DataFrame, line: pd.Series) -> str:

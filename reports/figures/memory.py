@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.axes import panel_title
-from reports.figures.latency import PASSES, entries, layout, panel
+from reports.figures.latency import PASSES, beside, entries, layout, panel
 from reports.frame.tidy import one_setting
 
 
@@ -14,6 +14,6 @@ def draw(figure: Figure, frame: pd.DataFrame, exponents: pd.DataFrame) -> None:
     for axes, one in zip(layout(figure, len(passes), entries(frame)), passes, strict=True):
         rows = frame[frame["pass"] == one]
         slopes = exponents[exponents["pass"] == one] if len(exponents) else exponents
-        panel(figure, axes, rows, ("peak_bytes", None, None), slopes, axis="bytes")
+        labels, folded = panel(axes, rows, slopes, "peak_bytes")
         panel_title(axes, PASSES[one])
-        axes.set_ylabel("peak memory above the inputs")
+        beside(figure, axes, labels, folded)

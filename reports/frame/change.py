@@ -28,8 +28,12 @@ _FLOOR_QUANTILE = 0.95
 _Z95 = 1.959964
 _NAMED = {
     name: f"case.{name}"
-    for name in ("asked", "backend", "pass", "length", "dtype", "source", "layer")
-}
+    for name in (
+        *("asked", "backend", "pass", "length", "dtype", "source", "layer"),
+        *("device", "causal", "batch", "heads", "kv_heads", "dim"),
+    )
+} | {"role": "role"}
+_SHAPE = ["dtype", "device", "causal", "batch", "heads", "kv_heads", "dim"]
 _FAILED = ("wrong", "crashed", "timeout", "oom", "unsupported")
 
 
@@ -55,6 +59,32 @@ def changes(a: pd.DataFrame, b: pd.DataFrame, *, threshold: float) -> pd.DataFra
     ]
     columns = ["case_key", "quantity", *_NAMED, "a", "b", "ratio", "low", "high", "margin", "over"]
     return pd.DataFrame(rows, columns=[*columns, "verdict"])
+
+
+def facets(found: pd.DataFrame, quantity: str) -> list[pd.DataFrame]:
+    """The changes of one quantity that have a ratio, cut by pass or source, and shape.
+
+    What is in one facet may be in one figure; the one with most cases comes first.
+    """
+    rows = found[found.quantity.eq(quantity) & found.ratio.gt(0)]
+    parts = [part for _, part in rows.groupby(["pass", "source", *_SHAPE], sort=True)]
+    return sorted(parts, key=lambda part: -len(part))
+
+
+def facet_text(part: pd.DataFrame) -> str:
+    """One facet in words: forward, batch 1, 16 heads of 64, bfloat16 on cuda, causal."""
+    row = part.iloc[0]
+    what = str(row["pass"] or row.source)
+    said = [what]
+    said += [f"batch {int(row.batch)}"] if row.batch != "" else []
+    if row.heads != "":
+        heads, groups = int(row.heads), int(row.kv_heads)
+        shared = "" if heads == groups else f"/{groups}"
+        said.append(f"{heads}{shared} heads of {int(row.dim)}")
+    said += [f"{row['dtype']}" + (f" on {row.device}" if row.device else "")]
+    if row.causal != "":
+        said.append("causal" if row.causal else "bidirectional")
+    return ", ".join(said)
 
 
 def only_in(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:

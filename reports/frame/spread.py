@@ -19,6 +19,8 @@ def at_one_place(fidelity: pd.DataFrame, source: str | None = None) -> pd.DataFr
         return good
     source = source if source is not None else best_source(good)
     good = good[good.source.eq(source)]
+    if len(good) == 0:
+        return good
     sizes = good.groupby(["causal", "dtype", "device"], sort=True).size()
     chosen: Any = sizes.idxmax()
     causal, dtype, device = chosen
@@ -46,6 +48,46 @@ def row_quantiles(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a pattern: `by_quantile` as the mean over layers of the 101 quantiles."""
     use = rows[rows.by_quantile.map(_is_list)]
     return _each_pattern(use, lambda part: {"by_quantile": _mean(part.by_quantile)})
+
+
+def row_positions(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a pattern: `edges` of the query's position, `p50` and `p95` as means over layers.
+
+    Empty where the records hold none; NaN where no row was compared.
+    """
+    use = rows[[_has_items(one) for one in rows.position_edges]]
+    return _each_pattern(
+        use,
+        lambda part: {
+            "edges": list(part.position_edges.iloc[0]),
+            "p50": _mean(part.position_p50),
+            "p95": _mean(part.position_p95),
+        },
+    )
+
+
+def kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a pattern, the best first: what of full attention's weight it keeps.
+
+    `recall_64` and `recall_8` are of the heaviest keys, `kept_mass` is the full mass on pairs with
+    weight; means over layers, and the lowest and highest layer of `recall_64`.
+    """
+    use = rows[rows.recall_64.notna()]
+    found = _each_pattern(
+        use,
+        lambda part: {
+            "recall_64": part.recall_64.mean(),
+            "recall_64_low": part.recall_64.min(),
+            "recall_64_high": part.recall_64.max(),
+            "recall_8": part.recall_8.mean(),
+            "kept_mass": 1 - part.dropped_mass.mean(),
+            "entropy": part.entropy.mean(),
+            "full_entropy": part.full_entropy.mean(),
+        },
+    )
+    if len(found) == 0:
+        return found
+    return found.sort_values(["recall_64", "asked"], ascending=[False, True]).reset_index(drop=True)
 
 
 def mass_by_distance(rows: pd.DataFrame) -> pd.DataFrame:
@@ -85,6 +127,10 @@ def _each_pattern(rows: pd.DataFrame, numbers: Any) -> pd.DataFrame:
         for _, part in rows.groupby(["asked", "backend"], sort=True)
     ]
     return pd.DataFrame(found)
+
+
+def _has_items(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
 
 
 def _is_list(value: object) -> bool:

@@ -58,6 +58,9 @@ COST = {
     "memory_how": "memory.how",
     "flops": "cost.flops",
     "bytes": "cost.bytes",
+    "computed_pairs": "time.roof.computed_pairs",
+    "roof_share": "time.roof.share",
+    "roof_bound": "time.roof.bound",
 }
 _COST_INTERVALS = {
     "ms": "time.cold_ms.interval",
@@ -76,6 +79,9 @@ FIDELITY = {
     "row_p99": "fidelity.row_error.p99",
     "row_worst": "fidelity.row_error.worst",
     "by_quantile": "fidelity.row_error.by_quantile",
+    "position_edges": "fidelity.row_error.by_position.edges",
+    "position_p50": "fidelity.row_error.by_position.p50",
+    "position_p95": "fidelity.row_error.by_position.p95",
     "kernel_error": "fidelity.kernel_error",
     "dtype_error": "fidelity.dtype_error",
     "own_reference_error": "fidelity.own_reference_error",
@@ -116,9 +122,12 @@ _TEXT = {
         "paired_dense",
         "host",
     ),
-    *("memory_how", "sinks_asked", "host"),
+    *("memory_how", "sinks_asked", "host", "roof_bound"),
 }
-_LISTS = {"error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"}
+_LISTS = {
+    *("error_per_head", "by_quantile", "edges", "full_mass", "effective_mass"),
+    *("position_edges", "position_p50", "position_p95"),
+}
 _WHOLE = ["length", "heads", "kv_heads", "dim", "batch"]
 
 
@@ -164,10 +173,14 @@ def one_setting(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: devices, dtypes or shapes are mixed; draw one figure a setting.
     """
-    mixed = [key for key in SHAPE if key in frame and frame[key].nunique(dropna=False) > 1]
-    if mixed:
-        raise ValueError(f"a line cannot mix {', '.join(mixed)}: draw one figure a setting")
+    if names := mixed(frame):
+        raise ValueError(f"a line cannot mix {', '.join(names)}: draw one figure a setting")
     return frame
+
+
+def mixed(frame: pd.DataFrame) -> list[str]:
+    """The parts of a setting that differ between the rows."""
+    return [key for key in SHAPE if key in frame and frame[key].nunique(dropna=False) > 1]
 
 
 def settings(frame: pd.DataFrame) -> list[pd.DataFrame]:

@@ -14,7 +14,7 @@ from reports.frame.tidy import each_row, setting_text
 from reports.frame.tradeoff import thinned
 from reports.html import escape, paragraph
 from reports.run import Run
-from reports.sections import Section
+from reports.sections import Section, roofline
 from reports.sections.shared import (
     PASS_WORDS,
     cost_settings,
@@ -36,7 +36,7 @@ from reports.text import (
 
 
 def sections(run: Run) -> list[Section]:
-    """Cost and memory."""
+    """Cost, memory, and how near to the roof."""
     found = [part for part in cost_settings(run) if (part.status == "ok").any()]
     longest = _frontier(run)
     if not found:
@@ -45,6 +45,7 @@ def sections(run: Run) -> list[Section]:
         return [
             Section(key="cost", title="Cost", blocks=(no_time,)),
             Section(key="memory", title="Memory", blocks=(*longest,) or (no_space,)),
+            roofline.section(run),
         ]
     cost: list[str | Chart | Table] = []
     space: list[str | Chart | Table] = []
@@ -58,6 +59,7 @@ def sections(run: Run) -> list[Section]:
     return [
         Section(key="cost", title="Cost", blocks=tuple(cost)),
         Section(key="memory", title="Memory", blocks=(*space, *longest)),
+        roofline.section(run),
     ]
 
 
@@ -151,6 +153,7 @@ def _speedup(
     wide, narrow = latency.heights(faster["pass"].nunique(), lines)
     one = main_pass(shown)
     best = crossed[crossed["pass"].eq(one) & ~crossed.simulated & ~crossed.quadratic]
+    best = best[best.speedup_at_longest.notna()]
     best = best.sort_values("speedup_at_longest", ascending=False).head(3)
     said = joined(f"{row.label} {ratio_text(row.speedup_at_longest)} (from {row.said})"
                   for row in each_row(best))  # fmt: skip
@@ -167,7 +170,9 @@ def _speedup(
     return Chart(
         key=f"speedup{tail}",
         title="Speed-up over the fastest dense kernel",
-        conclusion=f"At the longest length, {PASS_WORDS[one]}: {said}.",
+        conclusion=f"At the longest length, {PASS_WORDS[one]}: {said}."
+        if said
+        else f"No speed-up of a native pattern is known, {PASS_WORDS[one]}.",
         how="Above the black line a pattern is faster than full attention; a ring marks the length "
         "where it crosses for good.",
         caption=f"Dense: the fastest installed at each length ({dense}). Bands: 95 % intervals of "

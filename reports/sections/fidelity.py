@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 
 from reports.chart import Chart, Table
-from reports.figures import error_length, heads, latency, parents, rows
+from reports.figures import error_length, heads, latency, parents, recall, rows
 from reports.figures.lines import each_line
 from reports.frame.parents import parents as parent_pairs
 from reports.frame.spread import (
     at_each_source,
     at_one_place,
+    kept,
+    row_positions,
     row_quantiles,
     with_heads,
     worst_heads,
@@ -61,7 +63,10 @@ def _at(here: pd.DataFrame) -> tuple[Chart | Table, ...]:
         blocks.append(chart)
     quantiles = row_quantiles(thinned(here))
     if len(quantiles):
-        blocks.append(_rows(here, quantiles))
+        blocks.append(_rows(here, quantiles, row_positions(thinned(here))))
+    found = kept(thinned(here))
+    if len(found):
+        blocks.append(_recall(here, found))
     known = with_heads(thinned(here))
     if len(known):
         blocks.append(_heads(here, known))
@@ -147,28 +152,63 @@ def _parents(here: pd.DataFrame) -> Chart | None:
     )
 
 
-def _rows(here: pd.DataFrame, quantiles: pd.DataFrame) -> Chart:
-    lines = [(text, drawn) for text, drawn, _ in each_line(quantiles)]
-    wide, narrow = latency.heights(1, lines)
-    marks = {f"{at} %": [float(one[at]) for one in quantiles.by_quantile] for at in (50, 95, 99)}
+def _rows(here: pd.DataFrame, quantiles: pd.DataFrame, positions: pd.DataFrame) -> Chart:
+    wide, narrow = rows.heights(quantiles, positions)
+    marks = {f"{at} %": [float(one[at]) for one in quantiles.by_quantile] for at in rows.MARKED}
     frame = quantiles[["line"]].assign(**marks)
     worst = quantiles.assign(p95=marks["95 %"])
     worst = worst[worst.ranked & worst.name.ne("full")].sort_values("p95", kind="stable")
     said = joined(f"{row.line} {three(row.p95)}" for row in each_row(worst.head(3)))
+    below = (
+        " Below, the 95th percentile of the rows of each octave of positions."
+        if len(positions)
+        else " These records are older than errors by position, which a new run has."
+    )
     return Chart(
         key="rows",
-        title="Error of a row",
+        title="Error of every query: its cumulative distribution",
         conclusion=f"95 % of the rows lie below, for the best three: {said}.",
-        how="Follow a line to the right: where it turns up, a few rows are far worse than the mean "
-        "says. The grey line marks the 95th percentile.",
+        how="A line farther to the left is closer to full attention, and one that bends to the "
+        "right at the top has a few rows that are far worse than its mean says; the columns at the "
+        "right say below which error half and 95 % of the rows lie.",
         caption=f"Relative error of each row's output, over all heads; mean over layers of the "
-        f"quantiles. {_place(here)}",
+        f"quantiles; what is below {rows.FLOOR:g} is drawn there.{below} {_place(here)}",
         table=plain("rows", "Quantiles of the rows' errors", frame,
                     {"line": "pattern", **{k: k for k in marks}},
                     dict.fromkeys(marks, three_places)),
-        draw=partial(rows.draw, spreads=quantiles),
+        draw=partial(rows.draw, spreads=quantiles, positions=positions),
         wide_height=wide,
         narrow_height=narrow,
+    )  # fmt: skip
+
+
+def _recall(here: pd.DataFrame, found: pd.DataFrame) -> Chart:
+    use = found[found.ranked & found.name.ne("full")]
+    said = joined(f"{row.line} {100 * row.recall_64:.0f} %" for row in each_row(use.head(3)))
+    named = {
+        "line": "pattern", "recall_64": "top 64 kept", "recall_64_low": "lowest layer",
+        "recall_64_high": "highest layer", "recall_8": "top 8 kept", "kept_mass": "mass in sight",
+        "entropy": "entropy", "full_entropy": "full's entropy",
+    }  # fmt: skip
+    shares = ("top 64 kept", "lowest layer", "highest layer", "top 8 kept", "mass in sight")
+    return Chart(
+        key="recall",
+        title="How much of the heaviest keys is kept",
+        conclusion=f"Of full attention's weight on its top 64 keys the most is kept by {said}.",
+        how="100 % would keep all of the weight that full attention puts on the keys it looks at "
+        "most. Far less than the mass in sight says that a pattern may look there and does not; a "
+        "hollow mark at the left of the filled one says that it blurs the very heaviest.",
+        caption=f"Recall: the sum of the smaller of the two weights over full attention's heaviest "
+        f"keys of a row, over full attention's weight on them; mean over rows, heads and layers, "
+        f"thin lines from the lowest to the highest layer. Mass in sight: full attention's weight "
+        f"on pairs that have any in the pattern. {_place(here)}",
+        table=plain("recall", "Weight kept", found, named, {
+            **dict.fromkeys(shares, lambda x: f"{100 * x:.1f} %"),
+            **dict.fromkeys(("entropy", "full's entropy"), three_places),
+        }),
+        draw=partial(recall.draw, kept=found),
+        wide_height=recall.height(len(found), False),
+        narrow_height=recall.height(len(found), True),
     )  # fmt: skip
 
 
