@@ -6,6 +6,7 @@
 from typing import Any
 
 from patterns import PATTERNS
+from patterns.grammar import field_types
 
 K = 1024
 
@@ -14,6 +15,7 @@ _TRAINING_FREE = "summary=variational,sink=4,near=1"
 _MIXED = (
     "masformer[full=auto,window=128,sink=0|4,place=bottom|top|interleaved]",  # sinks are ours
 )
+_OPEN = "combiner-open[block=16,top=3,near=1]"
 _SLOW = ("combiner-logsparse", "combiner-mixture")  # of many small calls: last, for a budget
 
 
@@ -21,11 +23,15 @@ def swap_table() -> dict[str, Any]:
     """The fields of `attnbench.evaluation.Evaluation` that the table sets."""
     quick = [name for name in PATTERNS if name not in _SLOW]
     combiners = [name for name in quick if name.startswith("combiner-")]
-    free = [f"{name}[{_TRAINING_FREE}]" for name in combiners]
+    free = [
+        f"{name}[{_TRAINING_FREE}]"
+        for name in combiners
+        if "summary" in field_types(PATTERNS[name])
+    ]
     slow_free = f"combiner-logsparse[{_TRAINING_FREE}]"
     return {
         "schedules": (
-            *free, *_MIXED, *quick, "logsparse[keys=suffix]", *_SLOW, slow_free,
+            *free, _OPEN, *_MIXED, *quick, "logsparse[keys=suffix]", *_SLOW, slow_free,
         ),
         "lengths": (K, 2 * K, 4 * K),
         "keys": KEYS,

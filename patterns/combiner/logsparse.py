@@ -47,7 +47,7 @@ class CombinerLogsparse(CombinerPattern):
     name: ClassVar = "combiner-logsparse"
     paper: ClassVar = replace(PAPER, section="4.2")
     tiny: ClassVar = {"block": 1}
-    backends: ClassVar = ("triton", "sdpa", "eager")
+    backends: ClassVar = ("sdpa", "eager", "triton")
 
     def __post_init__(self) -> None:
         require_positive(self, "block")
