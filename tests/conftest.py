@@ -28,19 +28,24 @@ if ON_WORKER:
     torch.set_num_threads(1)
 
 
-def load_triton_for_its_interpreter() -> None:
-    """Triton's own functions are of the kind that the environment asks for when they load.
+def load_kernels_for_the_interpreter() -> None:
+    """Triton decides when a kernel is defined whether it is interpreted: here all of them are.
 
-    The kernels are so only in tests with the fixture `interpreter`; for all others a CPU has none.
+    Calls are so only in tests with the fixture `interpreter`; for all others a CPU has no kernels.
+    Tests of compiled kernels run in a process of their own, with ATTNBENCH_COMPILED_KERNELS=1.
     """
-    if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
+    asked = os.environ.get("ATTNBENCH_COMPILED_KERNELS") == "1"
+    if asked or importlib.util.find_spec("triton") is None or torch.cuda.is_available():
         return
+    folder = Path(__file__).parents[1] / "patterns" / "kernels"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        importlib.import_module("triton.language")
+        for file in sorted(folder.glob("*.py")):
+            if "@triton.jit" in file.read_text(encoding="utf-8"):
+                importlib.import_module(f"patterns.kernels.{file.stem}")
 
 
-load_triton_for_its_interpreter()
+load_kernels_for_the_interpreter()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The fused kernels of the sparse patterns, without a GPU.
 
-Triton decides when a kernel is defined whether it is interpreted. So that this does not leak into
-other tests, the interpreted ones run in a process of their own, started by one test here.
+Triton decides when a kernel is defined whether it is interpreted, and in tests all of them are.
+What the compiler makes of them is asked in a process of its own, started by one test here.
 """
 
 import os
@@ -19,16 +19,15 @@ from patterns.sparse.base import SparsePattern
 
 pytest.importorskip("triton")
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreting process")
-compiled = pytest.mark.skipif(INTERPRETED, reason="runs where kernels are compiled")
+COMPILED = os.environ.get("ATTNBENCH_COMPILED_KERNELS") == "1"
+for_hopper = pytest.mark.skipif(not COMPILED, reason="runs in the process of compiled kernels")
 
 
-@compiled
-def test_the_kernels_are_right_in_tritons_interpreter() -> None:
+@pytest.mark.skipif(COMPILED, reason="this is the process that it starts")
+def test_the_kernels_compile_for_hopper() -> None:
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "hopper"],
+        env={**os.environ, "ATTNBENCH_COMPILED_KERNELS": "1"},
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -39,14 +38,13 @@ def test_the_kernels_are_right_in_tritons_interpreter() -> None:
 
 
 @pytest.fixture
-def poisoned():
+def poisoned(interpreter: None):
     """Every tensor that is made empty starts as NaN, so that an unwritten number shows."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-@interpreted
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("causal", ["true", "false"])
 @pytest.mark.parametrize(
@@ -83,7 +81,6 @@ def test_output_and_gradients_are_those_of_the_map(
     assert_as_good(form, "triton", inputs)
 
 
-@interpreted
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(
     ("rows", "keys", "split"),
@@ -104,7 +101,7 @@ def test_any_shape_of_tiles_gives_the_same(
     assert_as_good(Sinks(window=length // 2 + 15, sink=3, causal=causal), "triton", inputs)
 
 
-@interpreted
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
 @pytest.mark.parametrize("spec", ["sinks[window=9,sink=2]", "logsparse"])
 def test_one_graph_holds_the_kernels_under_torch_compile(spec: str) -> None:
@@ -122,7 +119,7 @@ def test_one_graph_holds_the_kernels_under_torch_compile(spec: str) -> None:
         assert worst(got, want) == 0
 
 
-@interpreted
+@pytest.mark.usefixtures("interpreter")
 def test_the_operators_keep_the_rules_of_torch_library() -> None:
     from patterns.kernels import diagonals, window
 
@@ -137,7 +134,6 @@ def test_the_operators_keep_the_rules_of_torch_library() -> None:
         torch.library.opcheck(operator, (*inputs, *arguments), test_utils=rules)
 
 
-@compiled
 def test_what_the_kernels_refuse() -> None:
     narrow = draw_inputs(8, dim=8, dtype=torch.float32)
     for form in (pattern("local"), pattern("logsparse")):
@@ -151,7 +147,7 @@ def test_what_the_kernels_refuse() -> None:
         pattern("logsparse[keys=suffix,causal=false]").attend(*narrow, backend="flex")
 
 
-@interpreted
+@pytest.mark.usefixtures("interpreter")
 def test_what_the_interpreted_kernels_refuse() -> None:
     assert triton_refusal(draw_inputs(8, dim=16, dtype=torch.float32).q) is None
     assert "float64" in str(triton_refusal(draw_inputs(8, dim=16).q))
@@ -188,7 +184,6 @@ MASKS = [
 every_mask = pytest.mark.parametrize("form", MASKS, ids=lambda form: form.spec)
 
 
-@compiled
 @every_mask
 @pytest.mark.parametrize("length", [1, 129, 700, 1024])
 def test_the_visible_blocks_are_those_with_a_visible_pair(form: SparsePattern, length: int) -> None:
@@ -211,7 +206,6 @@ def test_the_visible_blocks_are_those_with_a_visible_pair(form: SparsePattern, l
     assert torch.equal(_table(mask.full_q_num_blocks, mask.full_q_indices), full.T)
 
 
-@compiled
 @pytest.mark.parametrize("causal", ["true", "false"])
 @pytest.mark.parametrize("window", [1, 127, 128, 300])
 def test_the_block_lists_of_a_window_are_those_of_pytorch(causal: str, window: int) -> None:
@@ -236,7 +230,6 @@ def _table(counts: torch.Tensor | None, indices: torch.Tensor | None) -> torch.T
     return table.scatter_(1, indices[0, 0].long(), listed)
 
 
-@compiled
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @every_mask
 def test_unfused_flex_attention_is_the_map_applied(form: SparsePattern) -> None:
@@ -255,7 +248,7 @@ HOPPER_SHARED_BYTES = 227 * 1024
 STRIDES = ("_batch", "_head", "_row")
 
 
-@compiled
+@for_hopper
 @pytest.mark.parametrize("width", [64, 128, 256])
 @pytest.mark.parametrize("kernel", ["forward", "queries", "keys", "sinks"])
 def test_the_tiles_for_hopper_fit_its_shared_memory(
@@ -273,7 +266,7 @@ def test_the_tiles_for_hopper_fit_its_shared_memory(
     assert ("wgmma" in binary.asm["ptx"]) == (kernel != "sinks")
 
 
-@compiled
+@for_hopper
 @pytest.mark.parametrize("name", ["forward", "backward_queries", "backward_keys"])
 def test_the_diagonals_compile_for_hopper(name: str) -> None:
     from patterns.kernels import diagonals_kernels
@@ -307,7 +300,6 @@ def _for_hopper(kernel, constants: dict[str, object], warps: int, stages: int):
 
 
 @pytest.mark.gpu
-@compiled
 @pytest.mark.parametrize("spec", ["local[window=100]", "sinks[window=100]", "logsparse"])
 @pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
 def test_the_kernels_are_right_on_the_gpu(spec: str, dim: int) -> None:
@@ -320,7 +312,6 @@ def test_the_kernels_are_right_on_the_gpu(spec: str, dim: int) -> None:
 
 
 @pytest.mark.gpu
-@compiled
 @pytest.mark.parametrize("spec", ["sinks[window=100]", "logsparse"])
 def test_a_cuda_graph_captures_the_kernels(spec: str) -> None:
     form = pattern(spec)

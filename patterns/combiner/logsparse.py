@@ -82,6 +82,12 @@ class CombinerLogsparse(CombinerPattern):
                 f"the Triton kernels take leaves of a power of two tokens, not block={self.block}; "
                 "use backend sdpa or eager"
             )
+        if q.is_cuda and (self.summary == "max" or not self.causal):
+            # As compiled for Hopper, their outputs and memory accesses were wrong now and then.
+            return (
+                "the Triton kernels of combiner-logsparse are right on CUDA only if causal and "
+                "without summary=max; use backend sdpa"
+            )
         return triton_refusal(q)
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
