@@ -36,15 +36,7 @@ def write_page(run: Run) -> Path:
     figures, tabled = run.folder / "figures", run.folder / "tables"
     figures.mkdir(exist_ok=True)
     tabled.mkdir(exist_ok=True)
-    sections = [
-        verdict.section(run),
-        *cost.sections(run),
-        fidelity.section(run),
-        frontier.section(run),
-        maps.section(run),
-        *evaluation.sections(run),
-        *about.sections(run),
-    ]
+    sections = _sections(run)
     explorers = [one for part in sections for one in part.blocks if isinstance(one, Explorer)]
     room = LARGEST_BYTES - 200_000 - sum(len(one.markup(heads=1)) for one in explorers)
     bodies = []
@@ -57,6 +49,23 @@ def write_page(run: Run) -> Path:
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _sections(run: Run) -> list[Section]:
+    """All sections; of a run that evaluated a model and measured nothing else, those it fills."""
+    in_model = evaluation.sections(run)
+    if in_model and not _measured(run):
+        rest = [one for one in about.sections(run) if one.key != "failures"]  # it lists its own
+        return [evaluation.lead(run), *in_model, *rest]
+    return [
+        verdict.section(run),
+        *cost.sections(run),
+        fidelity.section(run),
+        frontier.section(run),
+        maps.section(run),
+        *in_model,
+        *about.sections(run),
+    ]
 
 
 def with_panes(page: str, explorer: Explorer, most_bytes: int = 1 << 30) -> str:
@@ -79,8 +88,10 @@ def title_of(run: Run) -> str:
 
 def lead_of(run: Run) -> str:
     """One line under the heading: what was measured, on what."""
+    if not _measured(run) and (said := evaluation.lead_line(run)):
+        return said
     parts = []
-    cases = len(run.cost) + len(run.windows) + len(run.fidelity)
+    cases = _measured(run)
     names = {*run.cost.name, *run.fidelity.name}
     if names:
         parts.append(f"{len(names)} patterns")
@@ -91,6 +102,10 @@ def lead_of(run: Run) -> str:
     parts += [device_text(run, one) for one in machines[:2]]
     parts.append(f"{cases} cases")
     return " · ".join(parts)
+
+
+def _measured(run: Run) -> int:
+    return len(run.cost) + len(run.windows) + len(run.fidelity)
 
 
 def document(*, title: str, lead: str, sections: list[Section], bodies: list[str]) -> str:

@@ -191,6 +191,17 @@ def test_a_run_of_evaluations_alone_has_a_page(tmp_path: Path):
     assert f"{math.exp(2.5)}"[:8] in said
 
 
+def test_the_first_screen_of_such_a_run_says_who_is_better_at_equal_keys(tmp_path: Path):
+    page = reports.write(written(tmp_path, RECORDS)).read_text(encoding="utf-8")
+    first = page[page.index('id="verdict"') : page.index('id="model"')]
+    assert "1k tokens: full attention has perplexity 12.2" in first
+    assert "better: combiner-fixed (13.7)" in first
+    assert "level with it: 0-1:full,2-:local[window=64] (15.1); 0 of 2 are worse." in first
+    assert "is found best by combiner-fixed: a loss of 0.92 on the second copy" in first
+    assert "This run has no" not in page
+    assert "14 evaluations" in page
+
+
 def test_a_run_without_evaluations_has_no_such_section(tmp_path: Path):
     small = [("full", "auto", 2.0, 0.020, 0, 0.0008)]
     run = read_run(make(tmp_path, patterns=small, lengths=(1024,), captured=(), maps=0))

@@ -14,7 +14,7 @@ from reports.frame.names import labels
 from reports.html import escape, paragraph
 from reports.run import Run
 from reports.sections import Section
-from reports.sections.shared import device_text
+from reports.sections.shared import device_text, lengths_text
 from reports.tables import plain
 from reports.text import bytes_text, joined, ms_text, size_text, three, three_places
 
@@ -57,6 +57,67 @@ def sections(run: Run) -> list[Section]:
     if len(failed):
         blocks.append(Table(key="evaluation-failures", title="Without a result", frame=failed))
     return [Section(key="model", title="In a model", blocks=tuple(blocks))]
+
+
+def lead(run: Run) -> Section:
+    """The first screen of a run that holds evaluations alone: what each length says, in words."""
+    every = whole(evaluation_frame(read(run.folder)))
+    items = []
+    for length, rows in every.groupby("length", sort=True):
+        for _, part in rows.groupby(["source", "text", "dtype", "device"], sort=True):
+            items.append(f"{size_text(int(str(length)))} tokens: {_at_equal_keys(_lined(part))}")
+    said = "".join(f"<li>{escape(one)}</li>" for one in items) or "<li>Nothing ended well.</li>"
+    return Section(
+        key="verdict",
+        title="What a pattern does to the model",
+        blocks=(f'<ul class="verdict">{said}</ul>',),
+    )
+
+
+def lead_line(run: Run) -> str:
+    """The same run in one line under the heading; empty where nothing was evaluated."""
+    found = evaluation_frame(read(run.folder))
+    if len(found) == 0:
+        return ""
+    machines = [device_text(run, one) for one in sorted({*found.machine} - {""})[:2]]
+    counts = [
+        f"{found.name.nunique()} patterns and schedules",
+        f"{lengths_text(found.length)} tokens",
+    ]
+    return " · ".join([*counts, *machines, f"{len(found)} evaluations"])
+
+
+def _at_equal_keys(rows: pd.DataFrame) -> str:
+    """Full attention, the window that most stand beside, and who is better, level and worse."""
+    full = rows[rows.name.eq("full")]
+    said = f"full attention has perplexity {three(full.perplexity.iloc[0])}" if len(full) else ""
+    judged = rows[rows.against_rival.notna() & rows.asked.ne(rows.rival)]
+    judged = judged[~judged.name.isin(("oracle-topk", "uniform"))]  # a bound, and no pattern
+    if len(judged) == 0:
+        return f"{said or 'no full attention was evaluated'}; no pattern stands beside a window."
+    window = rows[rows.asked.eq(judged.rival.mode().iloc[0])]
+    if len(window):
+        one = window.iloc[0]
+        said += f", window + sinks of {three(one.keys_per_query)} keys {three(one.perplexity)}"
+    better = _ordered(judged[judged.against_rival_high < 0])
+    worse = judged[judged.against_rival_low > 0]
+    level = _ordered(judged.drop(better.index).drop(worse.index))
+    groups = (("better", better), ("level with it", level))
+    named = [f"{word}: {_names(part)}" for word, part in groups if len(part)]
+    said += f". Beside a window of as many keys, {'; '.join(named) or 'none is better or level'}"
+    said += f"; {len(worse)} of {len(judged)} are worse."
+    copying = judged[judged.second_copy.notna()]
+    if len(copying) and len(window):
+        best = copying.loc[copying.second_copy.idxmin()]
+        said += (
+            f" What it has read before is found best by {best.line}: a loss of "
+            f"{three(best.second_copy)} on the second copy, the window's {three(one.second_copy)}."
+        )
+    return said
+
+
+def _names(rows: pd.DataFrame) -> str:
+    return joined(f"{row.line} ({three(row.perplexity)})" for _, row in rows.head(3).iterrows())
 
 
 def _part(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
