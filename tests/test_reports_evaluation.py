@@ -14,7 +14,7 @@ from attnbench.statistics import mean_interval
 from reports.figures import evaluation as figures
 from reports.frame.evaluation import evaluation_frame, failed_frame, single, whole
 from reports.run import read as read_run
-from reports.sections.evaluation import sections
+from reports.sections.evaluation import in_step, sections
 from reports.style import house
 
 COMBINER = "combiner-fixed[block=64,summary=variational]"
@@ -200,6 +200,19 @@ def test_the_first_screen_of_such_a_run_says_who_is_better_at_equal_keys(tmp_pat
     assert "is found best by combiner-fixed: a loss of 0.92 on the second copy" in first
     assert "This run has no" not in page
     assert "14 evaluations" in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("combiner-axial-rowmajor[columns=64,sink=4]", True),
+        ("strided[stride=80]", True),
+        ("axial[columns=202]", False),
+        ("sinks[window=64]", False),
+    ],
+)
+def test_columns_that_divide_the_distance_of_the_copies_are_told(asked: str, told: bool):
+    assert in_step(asked) == told
 
 
 def test_a_run_without_evaluations_has_no_such_section(tmp_path: Path):

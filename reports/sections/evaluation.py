@@ -1,5 +1,6 @@
 """What patterns do to a language model: perplexity, retrieval, and which layers it hurts."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -106,14 +107,34 @@ def _at_equal_keys(rows: pd.DataFrame) -> str:
     named = [f"{word}: {_names(part)}" for word, part in groups if len(part)]
     said += f". Beside a window of as many keys, {'; '.join(named) or 'none is better or level'}"
     said += f"; {len(worse)} of {len(judged)} are worse."
-    copying = judged[judged.second_copy.notna()]
+    copying = judged[judged.second_copy.notna() & ~judged.asked.map(in_step)]
     if len(copying) and len(window):
-        best = copying.loc[copying.second_copy.idxmin()]
+        best = copying.sort_values("second_copy", kind="stable").iloc[0]
         said += (
             f" What it has read before is found best by {best.line}: a loss of "
             f"{three(best.second_copy)} on the second copy, the window's {three(one.second_copy)}."
         )
     return said
+
+
+def in_step(asked: str) -> bool:
+    """Whether the columns or the stride of a pattern divide the distance between the copies.
+
+    Then the token to be copied lies straight above every query, which says nothing of retrieval.
+    """
+    steps = re.findall(r"(?:columns|stride)=(\d+)", asked)
+    return any((COPIED + FILLER) % int(step) == 0 for step in steps)
+
+
+def _in_step(rows: pd.DataFrame) -> str:
+    found = [str(row.line) for _, row in rows.iterrows() if in_step(str(row.asked))]
+    if not found:
+        return ""
+    return (
+        f" The second copy says nothing of {joined(found)}: the {COPIED + FILLER} tokens between the "
+        "copies are a multiple of their columns or stride, so that what is to be copied lies in "
+        "the query's own column."
+    )
 
 
 def _names(rows: pd.DataFrame) -> str:
@@ -158,7 +179,7 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, size: str, tail: str) -> 
         "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
         f"excerpt; more than {figures.MOST:g} times that of full is written. KL to full and second "
         f"copy: nats. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
-        "model, one excerpt, wall time. In a narrow figure c- stands for combiner-.",
+        f"model, one excerpt, wall time.{_in_step(rows)} In a narrow figure c- stands for combiner-.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
