@@ -83,7 +83,7 @@ def lead_line(run: Run) -> str:
     machines = [device_text(run, one) for one in sorted({*found.machine} - {""})[:2]]
     counts = [
         f"{found.name.nunique()} patterns and schedules",
-        f"{lengths_text(found.length)} tokens",
+        f"{lengths_text([*map(int, found.length)])} tokens",
     ]
     return " · ".join([*counts, *machines, f"{len(found)} evaluations"])
 
@@ -131,9 +131,9 @@ def _in_step(rows: pd.DataFrame) -> str:
     if not found:
         return ""
     return (
-        f" The second copy says nothing of {joined(found)}: the {COPIED + FILLER} tokens between the "
-        "copies are a multiple of their columns or stride, so that what is to be copied lies in "
-        "the query's own column."
+        f" The second copy says nothing of {joined(found)}: the {COPIED + FILLER} tokens between "
+        "the copies are a multiple of their columns or stride, so that what is to be copied lies "
+        "in the query's own column."
     )
 
 
@@ -179,7 +179,8 @@ def _chart(run: Run, rows: pd.DataFrame, table: Table, size: str, tail: str) -> 
         "excerpts; bars: 95 % bootstrap intervals of the difference to full attention, excerpt by "
         f"excerpt; more than {figures.MOST:g} times that of full is written. KL to full and second "
         f"copy: nats. Second copy: {copied}; {_setting(run, rows)}. Prefill: the whole "
-        f"model, one excerpt, wall time.{_in_step(rows)} In a narrow figure c- stands for combiner-.",
+        f"model, one excerpt, wall time.{_in_step(rows)} In a narrow figure c- stands for "
+        "combiner-.",
         table=table,
         draw=partial(figures.draw, frame=rows),
         wide_height=wide,
