@@ -165,7 +165,7 @@ def test_the_page_holds_everything_and_its_bytes_are_the_same(
 def test_it_is_drawn_for_one_and_for_two_columns(found: comparison.Comparison):
     (chart, *_) = charts(found, "time")
     for width, height in ((WIDE, chart.wide_height), (NARROW, chart.narrow_height)):
-        pdf = render._files(chart, width, height, ("pdf",))["pdf"]
+        pdf = render._made(chart, width, height, ("pdf",)).files["pdf"]
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", pdf)
         assert box is not None
         assert float(box[1]) == pytest.approx(72 * width)

@@ -15,7 +15,7 @@ from reports.figures import roofline as figure
 from reports.frame.roofline import OLDER, Roof, roof, roofline, shown_length
 from reports.frame.tidy import settings
 from reports.run import Run, read
-from reports.sections import fidelity
+from reports.sections import BySource, fidelity
 from reports.sections.roofline import roofs_of, section
 from reports.style import NARROW, WIDE, house
 
@@ -135,9 +135,10 @@ def test_new_figures_fit_a_column_and_have_the_same_bytes_each_time(tmp_path: Pa
     made = make(tmp_path, lengths=(2048,), captured=(2048,), layers=(0,), patterns=few, maps=0)
     found = read(made)
     blocks = [*section(found).blocks, *fidelity.section(found).blocks]
+    blocks += [one for part in blocks if isinstance(part, BySource) for one in part.parts[0][1]]
     (chart,) = [one for one in blocks if isinstance(one, Chart) and one.key == key]
     for width, height in ((WIDE, chart.wide_height), (NARROW, chart.narrow_height)):
-        files, again = (render._files(chart, width, height, ("pdf", "svg")) for _ in "ab")
+        files, again = (render._made(chart, width, height, ("pdf", "svg")).files for _ in "ab")
         assert files == again
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+)", files["pdf"])
         assert box is not None

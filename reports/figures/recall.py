@@ -52,7 +52,7 @@ def draw(figure: Figure, kept: pd.DataFrame) -> None:
             axes.annotate(
                 f"{_entropy(row)}", (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0),
                 textcoords="offset points", fontsize=6.3, va="center", color=FAINT,
-                annotation_clip=False,
+                annotation_clip=False, gid=f"label:{row.asked}@{row.backend}",
             )  # fmt: skip
         figure.text(
             1 - (right - 0.08) / width, 1 - 0.5 / tall, "entropy, nats\n(full's)", fontsize=6,
@@ -89,7 +89,7 @@ def panel(axes: Axes, kept: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     axes.set_yticks(range(len(rows)), [str(line) for line in rows.line], fontsize=6.5)
     for tick, asked, backend in zip(axes.get_yticklabels(), rows.asked, rows.backend, strict=True):
-        tick.set_color(look(str(asked), str(backend)).ink)
+        tick.set(color=look(str(asked), str(backend)).ink, gid=f"label:{asked}@{backend}")
     axes.tick_params(axis="y", length=0)
     axes.spines.left.set_visible(False)
     axes.grid(axis="y", visible=False)

@@ -1,7 +1,7 @@
 // Switches for patterns. A part of an SVG has an id such as latency--series:fixed[block=64]@auto--2,
 // a cover over a part of an image says panel:fixed[block=64], a figure of one pattern names it, and
 // what belongs to a pattern with any parameters says name:fixed.
-const PART = /(?:^|--)(series|band|end|crossover|rival|equal-ms|equal-keys|parent|label|panel):(.+?)(--\d+)?$/;
+const PART = /(?:^|--)(series|band|end|crossover|rival|equal-ms|equal-keys|parent|label|panel|mass|top8|trail|waste|computed):(.+?)(--\d+)?$/;
 const WHOLE = /(?:^|--)(name|curve):(.+?)(--\d+)?$/;
 const marks = new Map(); // pattern and backend -> what to hide with it
 const wholes = new Map(); // name -> what to hide with all of that name
