@@ -23,6 +23,7 @@ from attnbench.evaluation import Asked, Evaluation, cases, expect_sense
 from attnbench.excerpts import COPIED, FILLER, MOST_COPIES, copies, excerpts, python_help
 from attnbench.language import Reader
 from attnbench.layer_check import LayerChecks
+from attnbench.layer_error import layer_errors
 from attnbench.machine import facts, machine_id
 from attnbench.matching import MATCHED
 from attnbench.memory import measure_memory
@@ -282,11 +283,19 @@ def _evaluated(
         "top1_agreement": _per_excerpt(agreement),
         "second_copy_loss": _per_excerpt(second) if second else None,
         "keys": None if one.wanted is None else _against(one.cost.keys_per_query, one.wanted),
+        "layer_error": None if alone or own_attention else _layer_error(one, texts, reader),
         "rival": None if one.rival is None else _rival(one),
         "implementations": runs,
         "notes": notes,
     }
     return found, None if alone else {"prefill_ms": summary(took)}, memory
+
+
+def _layer_error(one: Asked, texts: Texts, reader: Reader) -> dict[str, Any]:
+    """Mean over heads of each layer's error, and their mean, on the first excerpt."""
+    found = layer_errors(reader, one.schedule, texts.excerpts[0], one.case.backend)
+    means = [sum(heads) / len(heads) for heads in found]
+    return {"per_layer": means, "mean": sum(means) / len(means)}
 
 
 def _swapped(one: Asked, reader: Reader) -> AbstractContextManager[Any]:

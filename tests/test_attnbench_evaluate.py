@@ -104,6 +104,36 @@ def test_the_numbers_are_those_of_the_model_itself(run: dict, spec: str, layer: 
         assert found["kl_to_full"]["mean"] > 0.01
 
 
+def attended(spec: str, layers: list[int]) -> list[torch.Tensor]:
+    """What the attention of each of these layers gives on the first excerpt, [L, heads, D]."""
+    from attnbench.excerpts import excerpts
+
+    model, seen = llama(), []
+    config = model.config
+    (text, *_) = excerpts(loaded(tokens=2000).tokens, 32, 3, seed=0)
+    for number in layers:
+        model.model.layers[number].self_attn.o_proj.register_forward_pre_hook(
+            lambda _, inputs: seen.append(
+                inputs[0][0].unflatten(-1, (config.num_attention_heads, -1))
+            )
+        )
+    with dropin.use(model, spec, layers=layers), torch.no_grad():
+        model(input_ids=torch.tensor([text]))
+    return seen
+
+
+def test_the_error_at_a_layer_is_on_the_models_own_inputs(run: dict):
+    found = run[SPEC, None]["evaluation"]["layer_error"]
+    own = attended("full", list(range(len(found["per_layer"]))))
+    for number, wanted in enumerate(own):
+        (one,) = attended(SPEC, [number])  # those before it as they were: the same q, k, v
+        heads = (one - wanted).norm(dim=(0, 2)) / wanted.norm(dim=(0, 2))
+        assert found["per_layer"][number] == pytest.approx(float(heads.mean()), abs=1e-5)
+    assert found["mean"] == pytest.approx(sum(found["per_layer"]) / len(found["per_layer"]))
+    assert found["mean"] > 0.01
+    assert run["full", None]["evaluation"]["layer_error"] is None
+
+
 def test_full_is_no_distance_from_full(run: dict):
     found = run["full", None]["evaluation"]
     assert found["loss_above_full"] == {"mean": 0.0, "interval": [0.0, 0.0]}

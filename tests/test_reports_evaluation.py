@@ -42,6 +42,7 @@ def record(asked: str, length: int = 1024, layer: int | None = None, **changes: 
         "later_half_loss": listed([a + b for a, b in zip(FULL, above, strict=True)]),
         "kl_to_full": listed(above), "top1_agreement": listed([1 - x / 10 for x in above]),
         "second_copy_loss": None if layer is not None else listed([x * 8 for x in above]),
+        "layer_error": {"per_layer": [0.25, 0.75], "mean": 0.5} if rival else None,
         "rival": None if rival is None else
         {"asked": rival, "keys_per_query": 100.0, "off": 0.001, "matched": True}, "notes": {},
     }  # fmt: skip

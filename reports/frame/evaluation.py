@@ -86,6 +86,7 @@ def _row(record: Mapping[str, Any], losses: Mapping[Any, list[float]]) -> dict[s
     for side in ("low", "high"):
         row[f"perplexity_{side}"] = math.exp(full + row[f"above_full_{side}"])
     row["keys_off"] = (found.get("keys") or {}).get("off", math.nan)
+    row["layer_error"] = (found.get("layer_error") or {}).get("mean", math.nan)
     rival = found["rival"] or {}
     row["rival"] = rival.get("asked", "")
     row["matched"] = bool(rival.get("matched", True))

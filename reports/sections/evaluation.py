@@ -25,13 +25,21 @@ _NAMED = {
     "keys_off": "off the wanted keys",
     "perplexity": "perplexity", "perplexity_low": "low", "perplexity_high": "high",
     "against_rival": "loss to window + sinks", "against_rival_low": "its low",
-    "against_rival_high": "its high", "kl": "KL to full", "agreement": "same top token",
+    "against_rival_high": "its high", "layer_error": "error at a layer",
+    "kl": "KL to full", "agreement": "same top token",
     "later_half": "loss, later half", "second_copy": "loss, second copy", "ms": "prefill",
     "peak_bytes": "peak memory", "kv_bytes": "key-value bytes", "excerpts": "excerpts",
 }  # fmt: skip
 _PLACES = (
     *("keys a query", "perplexity", "low", "high", "loss to window + sinks", "its low"),
-    *("its high", "KL to full", "same top token", "loss, later half", "loss, second copy"),
+    *(
+        "its high",
+        "error at a layer",
+        "KL to full",
+        "same top token",
+        "loss, later half",
+        "loss, second copy",
+    ),
 )
 _FORMATS: dict[str, object] = {
     **dict.fromkeys(_PLACES, three_places),
@@ -159,10 +167,10 @@ def _part(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
 
 
 def _told(rows: pd.DataFrame) -> dict[str, str]:
-    """The columns of the table: how far off wanted keys only where a number was wanted."""
-    if rows.keys_off.notna().any():
-        return _NAMED
-    return {column: name for column, name in _NAMED.items() if column != "keys_off"}
+    """The columns of the table: those that some records fill only where one does."""
+    some = ("keys_off", "layer_error")
+    left = {column for column in some if rows[column].isna().all()}
+    return {column: name for column, name in _NAMED.items() if column not in left}
 
 
 def _chart(run: Run, rows: pd.DataFrame, table: Table, size: str, tail: str) -> Chart:
