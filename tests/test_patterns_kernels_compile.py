@@ -1,0 +1,92 @@
+"""What Triton's compiler makes of each kernel that the Combiners launch, for Hopper, without a GPU.
+
+The interpreter of the other tests takes what the compiler refuses. Launches are caught and compiled
+with the arguments that they came with, in a process of their own: Triton decides when a kernel is
+defined whether it is interpreted.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from patterns import Pattern, pattern
+
+pytest.importorskip("triton")
+
+COMPILED = os.environ.get("ATTNBENCH_COMPILED_KERNELS") == "1"
+SHARED_BYTES = 227 * 1024  # that a program may have on Hopper
+LAUNCHES = {
+    "combiner-fixed[block=64]": 7,
+    "combiner-fixed[block=64,summary=variational,sink=4,near=1]": 7,
+    "combiner-logsparse[summary=variational]": 12,
+    "combiner-axial-rowmajor": 8,
+    "combiner-axial-vertical": 14,
+}
+"""How many launches forward and backward take, at 1024 tokens."""
+
+
+@pytest.mark.skipif(COMPILED, reason="this is the process that it starts")
+def test_the_kernels_of_the_combiners_compile() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "ATTNBENCH_COMPILED_KERNELS": "1"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert f"{len(LAUNCHES)} passed" in ran.stdout
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The kernels that were compiled in place of being launched."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    class Hopper:
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, _device: int) -> int:
+            return 0
+
+    found: list[Any] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **more: Any) -> Any:
+        found.append(run(self, *args, grid=grid, warmup=True, **more))
+        return found[-1]
+
+    driver.set_active(Hopper())
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    return found
+
+
+@pytest.mark.skipif(not COMPILED, reason="runs in the process of compiled kernels")
+@pytest.mark.parametrize("spec", LAUNCHES)
+def test_what_is_launched_compiles_for_hopper(
+    monkeypatch: pytest.MonkeyPatch, launched: list[Any], spec: str
+) -> None:
+    from patterns.kernels import logsparse_call, logsparse_tiles
+
+    tiles, cuda = logsparse_tiles.tiles, torch.device("cuda")  # on a CPU they are tiny
+    monkeypatch.setattr(logsparse_call, "tiles", lambda width, kind, _: tiles(width, kind, cuda))
+    form: Pattern = pattern(spec)
+    monkeypatch.setattr(type(form), "_refusal", lambda *_: None)
+    q, k, v = torch.randn(3, 1, 2, 1024, 64, dtype=torch.bfloat16).unbind()
+    inputs = [x.requires_grad_() for x in (q, k[:, :1], v[:, :1])]
+    form.attend(*inputs, backend="triton").backward(torch.ones_like(q))
+    assert len(launched) == LAUNCHES[spec]
+    for one in launched:
+        assert 0 <= one.metadata.shared <= SHARED_BYTES
