@@ -1,5 +1,7 @@
 """Where the mass goes: attention by distance, the pattern's beside that of full attention."""
 
+from textwrap import wrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,17 +25,18 @@ def columns(narrow: bool) -> int:
 
 def height(patterns: int, narrow: bool) -> float:
     """How tall the figure must be, in inches."""
-    return 0.55 + 1.25 * rows_needed(patterns, columns(narrow))
+    return 0.65 + 1.35 * rows_needed(patterns, columns(narrow))
 
 
 def draw(figure: Figure, spreads: pd.DataFrame) -> None:
     """`spreads` is `frame.spread.mass_by_distance` of one source and length."""
     across = columns(is_narrow(figure))
-    places = panels(figure, len(spreads), across, left=0.42, top=0.5, bottom=0.42, gap=(0.14, 0.42))
+    places = panels(figure, len(spreads), across, left=0.42, top=0.6, bottom=0.42, gap=(0.14, 0.52))
     top = max(float(np.max([*row.full, *row.effective])) for row in each_row(spreads))
     for index, (row, axes) in enumerate(zip(each_row(spreads), places, strict=True)):
         panel(axes, list(row.edges), list(row.full), list(row.effective), str(row.asked))
-        axes.set_title(str(row.line), fontsize=6.6, fontweight="normal", pad=3,
+        title = "\n".join(wrap(str(row.line), 26))  # of all patterns, some need two lines
+        axes.set_title(title, fontsize=6.6, fontweight="normal", pad=3,
                        color=look(str(row.asked)).ink)  # fmt: skip
         axes.set_ylim(0, top * 1.08)
         axes.set_gid(f"panel:{row.asked}")
