@@ -79,15 +79,10 @@ def make_summaries(
     SINKS: tl.constexpr,
     INDEXED: tl.constexpr,  # MAX, and a backward will follow
 ):
-    """One program a block and query head: pool, local softmax, weighted sums.
-
-    The last blocks of all heads come last: `attend_fixed`, which begins with them, finds their
-    tokens in the cache.
-    """
+    """One program a block and query head: pool, local softmax, weighted sums."""
     SINGLE: tl.constexpr = TILE >= BLOCK
-    lines = tl.num_programs(0) // blocks
-    block = tl.program_id(0) // lines
-    line = tl.program_id(0) % lines
+    block = tl.program_id(0) % blocks
+    line = tl.program_id(0) // blocks
     far = (sink + blocks).to(tl.int64)
     q += (line // heads).to(tl.int64) * q_batch + (line % heads).to(tl.int64) * q_head
     k += (line // heads).to(tl.int64) * k_batch + (line % heads // GROUP).to(tl.int64) * k_head
