@@ -12,13 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attnbench.arguments import parser
-from attnbench.typed import (
-    frontier_options,
-    matrix_options,
-    memory_bytes,
-    positive,
-    whole,
-)
+from attnbench.requests import frontier_options, matrix_options
+from attnbench.typed import memory_bytes, positive, whole
 
 if TYPE_CHECKING:
     from attnbench.engine import Result
@@ -69,7 +64,8 @@ def run(typed: argparse.Namespace) -> int:
     from attnbench import engine, launches
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
-    from attnbench.typed import engine_options, retried
+    from attnbench.requests import engine_options
+    from attnbench.typed import retried
     from patterns.errors import BadInput
 
     retry = retried(typed.retry)
@@ -114,7 +110,7 @@ def inspect(typed: argparse.Namespace) -> int:
     """Draw the maps of one pattern on one source, or maps that a run has kept."""
     import reports
     from attnbench.inspection import Wrong, inspected
-    from attnbench.typed import kept_maps, wanted_maps
+    from attnbench.requests import kept_maps, wanted_maps
 
     _load_plugins(typed)
     kept = kept_maps(typed.pattern)
@@ -235,8 +231,9 @@ def evaluate(typed: argparse.Namespace) -> int:
     """Swap patterns and schedules into a language model, and see what it loses."""
     from attnbench import evaluate as evaluating
     from attnbench.evaluation import expect_sense
+    from attnbench.requests import evaluation
     from attnbench.stack_table import stack_table
-    from attnbench.typed import evaluation, retried
+    from attnbench.typed import retried
     from patterns.errors import BadInput
 
     started = time.monotonic()
@@ -267,8 +264,8 @@ def stack(typed: argparse.Namespace) -> int:
     import json
 
     from attnbench import engine
+    from attnbench.requests import stack_request
     from attnbench.stack_time import expect_stack, table, time_stacks
-    from attnbench.typed import stack_request
     from patterns.errors import BadInput
 
     if typed.budget is not None and not typed.budget > 0:
@@ -341,7 +338,7 @@ def _dry_run(plan: "Plan") -> int:
 def _load_plugins(typed: argparse.Namespace) -> None:
     """Add the patterns of plugins, and say which installed ones cannot be used."""
     from attnbench.plugins import load, load_installed, tried
-    from attnbench.typed import engine_of
+    from attnbench.requests import engine_of
 
     for sentence in load_installed()[1]:
         print(sentence, file=sys.stderr)

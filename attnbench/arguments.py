@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from attnbench.typed import DEFAULT_ENGINE
+from attnbench.requests import DEFAULT_ENGINE
 
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 

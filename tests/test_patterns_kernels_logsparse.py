@@ -4,6 +4,8 @@ Here tiles are 16 tokens and chunks 32, so that short sequences have regions of 
 a tile, inside a chunk, and put together from several chunks.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from contract import Inputs, dense_output, draw_inputs, gradients, worst
@@ -145,3 +147,23 @@ def test_leaves_that_no_tile_can_hold_are_refused():
     with pytest.raises(Unsupported, match="a power of two tokens, not block=3"):
         spelled("block=3").attend(q, k, v, backend="triton")
     assert spelled("block=3").implementation(q, k, v).backend == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("spec", "right"),
+    [
+        ("summary=variational", True),
+        ("summary=mean+size,near=1", True),
+        ("summary=max", False),
+        ("summary=variational,causal=false", False),
+    ],
+)
+def test_forms_that_were_wrong_on_cuda_are_refused_there(spec: str, right: bool):
+    form: Pattern = pattern(f"combiner-logsparse[{spec}]")
+    q = SimpleNamespace(
+        is_cuda=True, device=torch.device("cuda"), dtype=torch.bfloat16, shape=(1, 1, 64, 16)
+    )
+    why = form._refusal("triton", q)
+    assert (why is None) == right
+    assert right or "use backend sdpa" in why
+    assert form.backends[0] == "sdpa"  # not all of what is left was run on CUDA

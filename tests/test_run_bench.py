@@ -13,13 +13,8 @@ import pytest
 import run_bench
 from attnbench.arguments import parser
 from attnbench.records import read
-from attnbench.typed import (
-    DEFAULT_ENGINE,
-    engine_options,
-    lengths,
-    matrix_options,
-    retried,
-)
+from attnbench.requests import DEFAULT_ENGINE, engine_options, matrix_options
+from attnbench.typed import lengths, retried
 from patterns import PATTERNS, BadInput
 
 ROOT = Path(__file__).parents[1]
