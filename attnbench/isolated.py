@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from attnbench.case import AnyCase, Group, case_key
 from attnbench.child import AnyJob, CeilingsJob, Job
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin, record
+from attnbench.spent import Spent
 from attnbench.steps import Step
 from attnbench.worker import Broken
 from patterns.base import Implementation
@@ -53,6 +54,7 @@ class Isolated:
         self._worker: Process | None = start(None)
         self._origin: Origin | None = None
         self._up = self._finished = False
+        self.spent = Spent()
 
     def wait(self) -> dict[str, Any]:
         """The facts of the machine, as the process sees it.
@@ -74,8 +76,10 @@ class Isolated:
             DeviceLost: the process ended over it.
         """
         worker = self._ready()
+        self.spent.turn_to("ceilings")
         worker.send(CeilingsJob(dtypes=dtypes))
         message = worker.receive(STARTING_S)
+        self.spent.turn_to("")
         if isinstance(message, Broken):
             self.close()
             raise DeviceLost(
@@ -131,6 +135,7 @@ class Isolated:
                     attempt.broke(message)
                 elif "step" in message:
                     attempt.step = step_of(message["step"])
+                    self.spent.turn_to(attempt.step.what)
                 elif "record" in message:
                     attempt.last = message["record"]
                     yield message["record"]
@@ -141,6 +146,7 @@ class Isolated:
                 else:
                     attempt.done = True
         finally:
+            self.spent.turn_to("")
             if not attempt.done:  # also where nobody wants the rest of the records
                 self.close()
 
