@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity
 
 from attnbench import nvml
 from attnbench.profiling import profiled
+from patterns.kernels import assembler
 
 _KERNELS = {  # part of a kernel's name -> the SDPA backend it belongs to, first match first
     "cudnn": "cudnn",
@@ -47,6 +48,7 @@ def facts(device: torch.device) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
             "l2_bytes": properties.L2_cache_size,
             "driver": nvml.driver(),
+            "ptxas": assembler.version(device.index or 0),
             "cuda": torch.version.cuda,
             "cudnn": _cudnn.version(),
             "sdpa": launched_sdpa(device),

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.kernels import assembler
+
 
 def unit_rows(x: Tensor) -> Tensor:
     """The same numbers with the elements of a row side by side."""
@@ -14,7 +16,10 @@ def unit_rows(x: Tensor) -> Tensor:
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device: make it the one of x."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+    if not x.is_cuda:
+        return contextlib.nullcontext()
+    assembler.prepare(x.device.index)
+    if x.device.index == torch.cuda.current_device():
         return contextlib.nullcontext()
     return torch.cuda.device(x.device)
 
