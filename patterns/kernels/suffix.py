@@ -45,8 +45,8 @@ def _cut(q: Tensor) -> dict[str, Any]:
     """Tiles and what goes with them; guesses for an H100."""
     length, dim = q.shape[2:]
     width = max(16, 1 << (dim - 1).bit_length())
-    small = not q.is_cuda or q.element_size() > 2 or width > 128
-    tile = 16 if width * q.element_size() > 512 else 32 if small else 64
+    bytes_wide = width * q.element_size()
+    tile = 64 if bytes_wide <= 128 else 32 if bytes_wide <= 512 else 16
     return {
         "T": tile,
         "FAR": 16 if length <= tile << 16 else 32,
