@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from patterns.kernels.fixed_forward import far_visible, ranges, tile_visible
-from patterns.kernels.fixed_summary import MAX, VARIATIONAL
+from patterns.kernels.fixed_summary import GIVEN, MAX, VARIATIONAL
 from patterns.kernels.tiles import COUNTS, load_tile, store_tile
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -126,6 +126,7 @@ def far_gradients(
     PLAIN: tl.constexpr,
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of far columns, part of the queries, and head."""
     line = tl.program_id(0) % lines
@@ -153,16 +154,19 @@ def far_gradients(
     earliest = 0  # row that may read any column of the tile
     whole = length  # from here on every row reads the whole tile
     if CAUSAL:
-        earliest = (tl.maximum(first - sink, 0) + NEAR + 1) * BLOCK
+        earliest = (tl.maximum(first - sink, 0) // EACH + NEAR + 1) * BLOCK
         if PLAIN:
-            whole = tl.maximum(first + N - sink + NEAR, NEAR + 1) * BLOCK
+            last = tl.maximum(first + N - sink + EACH - 1, 0) // EACH
+            whole = tl.maximum(last + NEAR, NEAR + 1) * BLOCK
     share = tl.cdiv(tl.cdiv(tl.maximum(length - earliest, 0), splits), M) * M
     start = earliest + split * share
     stop = tl.minimum(start + share, length)
     edge = tl.minimum(start + tl.cdiv(tl.maximum(whole - start, 0), M) * M, stop)
     for step in range(start, edge, M):
         block = (step + tl.arange(0, M)) // BLOCK
-        visible = far_visible(column[:, None], block[None, :], length, sink, NEAR, BLOCK, CAUSAL)
+        visible = far_visible(
+            column[:, None], block[None, :], length, sink, NEAR, BLOCK, CAUSAL, EACH
+        )
         dk, dv, dbias = key_step(
             dk,
             dv,
@@ -269,6 +273,7 @@ def token_gradients(
     KIND: tl.constexpr,
     SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of keys, which lies in one block, and key-value head."""
     tiles: tl.constexpr = (BLOCK + N - 1) // N
@@ -363,7 +368,16 @@ def token_gradients(
                 False,
                 PRECISION,
             )
-        if FAR:
+        if FAR and KIND == GIVEN:
+            # The far columns of a block are its last tokens.
+            copied = ((token >= end - EACH) & (token < end))[:, None] & inside[None, :]
+            own = block * EACH + token - (end - EACH)
+            for split in range(tl.where(first + N > end - EACH, splits, 0)):
+                part = (tl.cast(split, tl.int64) * lines + line) * blocks + own
+                source = part[:, None] * DIM + column[None, :]
+                extra_k += tl.load(part_key + source, mask=copied, other=0.0)
+                dv += tl.load(part_value + source, mask=copied, other=0.0)
+        elif FAR:
             region = line.to(tl.int64) * blocks + block
             asked = tl.load(query + region * DIM + column, mask=inside, other=0.0)
             dkey = tl.load(grad_key + region * DIM + column, mask=inside, other=0.0)
@@ -469,6 +483,7 @@ def query_gradients(
     BIASED: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of queries, which lies in one block, and head: as the forward goes."""
     tiles: tl.constexpr = (BLOCK + M - 1) // M
@@ -497,7 +512,7 @@ def query_gradients(
         far_value += line.to(tl.int64) * (sink + blocks) * DIM
         far_bias += line.to(tl.int64) * (sink + blocks)
     begin, edge, stop, far_edge, far_stop = ranges(
-        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN, EACH
     )
     count = (edge - begin) // N
     for tile in range(count + far_edge // N):
@@ -532,14 +547,14 @@ def query_gradients(
         if BIASED:
             bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
         visible = tile_visible(
-            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN, EACH
         )
         dq = query_step(
             dq, queries, grads, keys, values, bias, norm, product, visible, scale,
             True, BIASED, PRECISION,
         )  # fmt: skip
     dq = dq * (scale / _LOG2E)
-    if FAR:
+    if FAR and KIND != GIVEN:
         column = tl.arange(0, WIDTH)
         inside = column < DIM
         region = line.to(tl.int64) * blocks + block

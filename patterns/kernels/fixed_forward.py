@@ -12,10 +12,19 @@ from patterns.kernels.tiles import COUNTS, load_tile, softmax_step, store_tile
 
 
 @triton.jit
-def far_visible(column, block, length, sink, near, BLOCK: tl.constexpr, CAUSAL: tl.constexpr):
-    """Whether a query of `block` reads this far column: a sink beyond its neighbourhood, or a
-    region that is beyond it and not emptied by the sinks."""
-    region = column - sink
+def far_visible(
+    column,
+    block,
+    length,
+    sink,
+    near,
+    BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    EACH: tl.constexpr,
+):
+    """Whether a query of `block` reads this far column: a sink beyond its neighbourhood, or one of
+    the EACH columns of a region that is beyond it, not emptied by the sinks and long enough."""
+    region = (column - sink) // EACH
     if CAUSAL:
         sinks = column < (block - near) * BLOCK
         regions = region < block - near
@@ -23,7 +32,10 @@ def far_visible(column, block, length, sink, near, BLOCK: tl.constexpr, CAUSAL: 
         sinks = tl.abs(column // BLOCK - block) > near
         regions = tl.abs(region - block) > near
     start = region * BLOCK
-    regions = regions & (start < length) & (tl.minimum(start + BLOCK, length) > sink)
+    end = tl.minimum(start + BLOCK, length)
+    regions = regions & (start < length) & (end > sink)
+    if EACH > 1:
+        regions = regions & (end - start >= EACH - (column - sink) % EACH)
     return tl.where(column < sink, sinks, regions)
 
 
@@ -41,11 +53,12 @@ def tile_visible(
     BLOCK: tl.constexpr,
     CAUSAL: tl.constexpr,
     PLAIN: tl.constexpr,
+    EACH: tl.constexpr,
 ):
     """Which of the tokens or far columns `index` these rows of `block` see: [1 or M, N]."""
     if PLAIN:
         return index[None, :] <= tl.where(is_far, far_stop - 1, row)[:, None]
-    beyond = far_visible(index, block, length, sink, near, BLOCK, CAUSAL)[None, :]
+    beyond = far_visible(index, block, length, sink, near, BLOCK, CAUSAL, EACH)[None, :]
     own = index[None, :] <= row[:, None] if CAUSAL else (index < stop)[None, :]
     return tl.where(is_far, beyond, own)
 
@@ -65,6 +78,7 @@ def ranges(
     CAUSAL: tl.constexpr,
     FAR: tl.constexpr,
     PLAIN: tl.constexpr,
+    EACH: tl.constexpr,
 ):
     """What a tile of queries passes over: tokens [begin, stop) and far columns [0, far_stop).
 
@@ -81,7 +95,7 @@ def ranges(
     if FAR:
         far_stop = sink + blocks
         if CAUSAL:
-            far_stop = tl.where(block > near, sink + block - near, 0)
+            far_stop = tl.where(block > near, sink + (block - near) * EACH, 0)
     far_edge = far_stop * 0
     if PLAIN:
         far_edge = far_stop // N * N
@@ -125,6 +139,7 @@ def attend_fixed(
     PLAIN: tl.constexpr,  # causal, fewer sinks than a block: all far columns up to a stop are read
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,  # far columns a block; `blocks` counts all of them
 ):
     """One program a tile of queries, which lies in one block, and head; the longest rows first."""
     tiles: tl.constexpr = (BLOCK + M - 1) // M
@@ -149,7 +164,7 @@ def attend_fixed(
     accumulator = tl.zeros([M, WIDTH], tl.float32)
 
     begin, edge, stop, far_edge, far_stop = ranges(
-        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN, EACH
     )
     # Tokens and far columns in one loop: two would wait twice for their first tiles.
     count = (edge - begin) // N
@@ -185,7 +200,7 @@ def attend_fixed(
         if BIASED:
             bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
         visible = tile_visible(
-            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN, EACH
         )
         accumulator, total, peak = softmax_step(
             accumulator, total, peak, queries, keys, values, bias, visible, scale,

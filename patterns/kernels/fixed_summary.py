@@ -16,6 +16,7 @@ MAX = tl.constexpr(0)
 MEAN = tl.constexpr(1)
 MEAN_SIZE = tl.constexpr(2)
 VARIATIONAL = tl.constexpr(3)
+GIVEN = tl.constexpr(4)  # what lies far was not made here, and nothing goes back through it
 _LOG2E = tl.constexpr(1.4426950408889634)
 
 
