@@ -11,7 +11,13 @@ from torch import Tensor
 
 from patterns.computed import count
 from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
-from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.launching import (
+    early_launch,
+    may_overlap,
+    on_device_of,
+    precision,
+    unit_rows,
+)
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 _LOG2E = 1.4426950408889634
@@ -145,17 +151,21 @@ def forward(
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     lines = call.lines
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
+    early = call.far and may_overlap(q)
     with on_device_of(q):
         if call.far:
-            pooled = tuned.summary_tiles(call.width, form.block, indexed)
+            indexed = indexed and form.kind == "max"
+            pooled = tuned.summary_tiles(call.width, call.half, form.block, call.biased, indexed)
             fixed_summary.make_summaries[(call.blocks * lines,)](
                 q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
                 *strides, length, call.blocks, call.sink, call.scale, heads,
                 TILE=pooled.keys,
+                STAGES=pooled.stages,
                 KIND=KINDS[form.kind],
                 SINKS=call.sink > 0,
                 GROUP=call.group,
-                INDEXED=indexed and form.kind == "max",
+                INDEXED=indexed,
+                EARLY=early,
                 **call.shape,
                 num_warps=pooled.warps,
             )  # fmt: skip
@@ -170,7 +180,9 @@ def forward(
             N=tiles.keys,
             FAR=call.far,
             GROUP=call.group,
+            EARLY=early,
             **call.reading,
+            **early_launch(early),
             num_warps=tiles.warps,
             num_stages=tiles.stages,
         )  # fmt: skip

@@ -7,8 +7,9 @@ Letters as in `patterns.kernels.fixed_summary`.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
-from patterns.kernels.tiles import COUNTS, load_tile, softmax_step, store_tile
+from patterns.kernels.tiles import COUNTS, load_tile, store_tile, weigh_scores
 
 
 @triton.jit
@@ -140,6 +141,7 @@ def attend_fixed(
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
     EACH: tl.constexpr = 1,  # far columns a block; `blocks` counts all of them
+    EARLY: tl.constexpr = False,  # this may begin while the launch before it ends
 ):
     """One program a tile of queries, which lies in one block, and head; the longest rows first."""
     tiles: tl.constexpr = (BLOCK + M - 1) // M
@@ -159,6 +161,10 @@ def attend_fixed(
         far_bias += line.to(tl.int64) * (sink + blocks)
     row = first + tl.arange(0, M)
     queries = load_tile(q, first, end, q_row, DIM, M, WIDTH, True)
+    if EARLY:
+        # Until the summaries are there; before the first store too, since memory that is written
+        # here may still have been read by what came before them.
+        gdc_wait()
     peak = tl.full([M], float("-inf"), tl.float32)
     total = tl.full([M], 0.0, tl.float32)
     accumulator = tl.zeros([M, WIDTH], tl.float32)
@@ -167,27 +173,10 @@ def attend_fixed(
         first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN, EACH
     )
     # Tokens and far columns in one loop: two would wait twice for their first tiles.
-    count = (edge - begin) // N
-    for tile in range(count + far_edge // N):
+    count = tl.cdiv(stop - begin, N)
+    for tile in range(count + tl.cdiv(far_stop, N)):
         is_far = tile >= count
         start = tl.where(is_far, (tile - count) * N, begin + tile * N)
-        key_row = tl.where(is_far, DIM, k_row)
-        value_row = tl.where(is_far, DIM, v_row)
-        keys = load_tile(tl.where(is_far, far_key, k), start, length, key_row, DIM, N, WIDTH, False)
-        values = load_tile(
-            tl.where(is_far, far_value, v), start, length, value_row, DIM, N, WIDTH, False
-        )
-        bias = 0.0
-        if BIASED:
-            bias = tl.load(far_bias + start + tl.arange(0, N), mask=is_far, other=0.0)
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, keys, values, bias, 0, scale,
-            False, BIASED, PRECISION,
-        )  # fmt: skip
-    count = tl.cdiv(stop - edge, N)
-    for tile in range(count + tl.cdiv(far_stop - far_edge, N)):
-        is_far = tile >= count
-        start = tl.where(is_far, far_edge + (tile - count) * N, edge + tile * N)
         limit = tl.where(is_far, sink + blocks, length)
         key_row = tl.where(is_far, DIM, k_row)
         value_row = tl.where(is_far, DIM, v_row)
@@ -196,16 +185,21 @@ def attend_fixed(
             tl.where(is_far, far_value, v), start, limit, value_row, DIM, N, WIDTH, True
         )
         index = start + tl.arange(0, N)
-        bias = 0.0
-        if BIASED:
-            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
-        visible = tile_visible(
-            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN, EACH
+        if BIASED:  # what the products are added to: that costs no addition of its own
+            bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0) / scale
+            bias = tl.broadcast_to(bias[None, :], [M, N])
+            scores = tl.dot(queries, tl.trans(keys), bias, input_precision=PRECISION)
+        else:
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+        if start >= tl.where(is_far, far_edge, edge):
+            visible = tile_visible(
+                is_far, index, row, block, stop, far_stop, length, sink, NEAR,
+                BLOCK, CAUSAL, PLAIN, EACH,
+            )  # fmt: skip
+            scores = tl.where(visible, scores, float("-inf"))
+        accumulator, total, peak = weigh_scores(
+            accumulator, total, peak, scores, values, scale, PRECISION
         )
-        accumulator, total, peak = softmax_step(
-            accumulator, total, peak, queries, keys, values, bias, visible, scale,
-            True, BIASED, PRECISION,
-        )  # fmt: skip
 
     base = line.to(tl.int64) * length
     store_tile(out + base * DIM, accumulator / total[:, None], first, end, DIM, DIM, M, WIDTH)

@@ -32,12 +32,9 @@ def forward_tiles(width: int, half: bool, block: int) -> Tiles:
     """Of the forward kernel, whose programs own queries and pass over keys."""
     if not half:
         return _SINGLE
-    if width <= 64:
-        return Tiles(queries=64, keys=32 if block < 512 else 64, warps=4, stages=3)
-    if width == 128:
-        if block < 128:
-            return Tiles(queries=64, keys=64, warps=4, stages=2)
-        return Tiles(queries=128, keys=32, warps=8, stages=3)
+    if width <= 128:
+        keys = 64 if width <= 64 and block >= 512 else 32
+        return Tiles(queries=64, keys=keys, warps=4, stages=3)
     return _WIDE
 
 
@@ -72,12 +69,25 @@ def far_tiles(width: int, half: bool) -> Tiles:
     return _WIDE
 
 
-def summary_tiles(width: int, block: int, indexed: bool) -> Tiles:
-    """Of the kernel that makes summaries: all tokens of a block at once, if they fit."""
+def summary_tiles(width: int, half: bool, block: int, biased: bool, indexed: bool) -> Tiles:
+    """Of the kernel that makes summaries: all tokens of a block at once, or in passing.
+
+    Args:
+        width: of a head, padded to a power of two.
+        half: the dtype has 16 bits.
+        block: tokens.
+        biased: the summaries have a bias.
+        indexed: it is kept which token has each maximum.
+    """
     tokens = max(16, min(1 << (block - 1).bit_length(), 256, 32768 // width))
+    large = half and (width == 128 or (width <= 64 and block > 128))
+    if tokens < block or (large and not indexed):
+        if biased:
+            return Tiles(queries=16, keys=16, warps=4, stages=5)
+        return Tiles(queries=16, keys=16, warps=2, stages=4)
     numbers = tokens * width
     warps = max(1, min(8, numbers // 2048))
-    if numbers <= 16384 and (indexed or width > 64 or tokens < block):
+    if numbers <= 16384 and (indexed or width > 64):
         warps = min(warps, 4)
     return Tiles(queries=tokens, keys=tokens, warps=warps, stages=1)
 
