@@ -27,7 +27,7 @@ LAUNCHES = {
     "combiner-axial-rowmajor": 8,
     "combiner-axial-vertical": 14,
     "axial": 6,
-    "strided[causal=false]": 11,
+    "strided[causal=false]": 10,
     "fixed[tail=2]": 6,
     "logsparse[keys=suffix]": 3,
 }
