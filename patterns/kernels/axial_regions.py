@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patterns.kernels.axial_form import Axial
-from patterns.kernels.lines_frame import ALL, APART, FROM, UPTO, Frame
+from patterns.kernels.lines_calls import ALL, APART, FROM, UPTO, Frame
 
 Region = Literal["before", "after", "others"]
 

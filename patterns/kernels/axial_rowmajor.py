@@ -10,10 +10,15 @@ from torch import Tensor
 
 from patterns.kernels.axial_form import Axial
 from patterns.kernels.lines_calls import (
+    ALL,
+    APART,
+    UPTO,
     Asked,
+    Frame,
     Source,
     Summaries,
     SummaryGradients,
+    frame_of,
     query_gradients,
     read,
     room_for_summaries,
@@ -21,7 +26,6 @@ from patterns.kernels.lines_calls import (
     summary_gradients,
     token_gradients,
 )
-from patterns.kernels.lines_frame import ALL, APART, UPTO, Frame, frame_of
 
 
 def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> tuple[Tensor, ...]:

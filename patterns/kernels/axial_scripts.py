@@ -14,9 +14,11 @@ from patterns.kernels.axial_regions import Reading, Script, Sight, Telling, scri
 from patterns.kernels.line_pools_calls import log_sizes, pool, unpool
 from patterns.kernels.lines_calls import (
     Asked,
+    Frame,
     Source,
     Summaries,
     SummaryGradients,
+    frame_of,
     query_gradients,
     read,
     room_for_summaries,
@@ -24,7 +26,6 @@ from patterns.kernels.lines_calls import (
     summary_gradients,
     token_gradients,
 )
-from patterns.kernels.lines_frame import Frame, frame_of
 
 _HEAD = 4  # results before those of the tellings
 _EACH = 6  # results of a telling

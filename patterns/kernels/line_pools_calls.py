@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from patterns.kernels import line_pools
-from patterns.kernels.lines_frame import Frame
+from patterns.kernels.lines_calls import Frame
 
 _NUMBERS = 512  # of a step of a program
 _WARPS = 2

@@ -3,15 +3,20 @@
 Letters as in `patterns.kernels.lines`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from patterns.kernels.lines_frame import ALL, APART, FROM, UPTO, Frame
+from patterns.kernels.lines import FROM, UPTO
 from patterns.kernels.tuned import Tiles
+
+if TYPE_CHECKING:
+    from patterns.kernels.lines_calls import Frame
 
 
 def read_pairs(
-    frame: Frame,
+    frame: "Frame",
     tiles: Tiles,
     *,
     down: bool,
@@ -26,18 +31,17 @@ def read_pairs(
     keys = _counts(frame, lines + line, limit, down)[:, None]
     first = torch.arange(0, frame.extent(down), tiles.queries)
     rows = (_counts(frame, lines, asking, down)[:, None] - first).clamp(min=0, max=tiles.queries)
-    if mask == UPTO:
+    if mask == UPTO.value:
         stop = (first + tiles.queries - shift).clamp(min=0)
         seen = torch.minimum(-(-stop // tiles.keys) * tiles.keys, keys)
-    elif mask == FROM:
+    elif mask == FROM.value:
         seen = (keys - (first + shift) // tiles.keys * tiles.keys).clamp(min=0)
     else:
-        assert mask in (ALL, APART)
         seen = keys
     return int((rows * seen).sum())
 
 
-def diagonal_pairs(frame: Frame, tiles: Tiles, *, down: bool) -> int:
+def diagonal_pairs(frame: "Frame", tiles: Tiles, *, down: bool) -> int:
     """Pairs of one head in those tiles of each line with itself that its diagonal runs through."""
     lines = torch.arange(frame.columns if down else frame.rows)
     keys = _counts(frame, lines, frame.length, down)[:, None]
@@ -48,7 +52,7 @@ def diagonal_pairs(frame: Frame, tiles: Tiles, *, down: bool) -> int:
     return int((rows * (stop - low)).sum())
 
 
-def _counts(frame: Frame, line: Tensor, limit: int, down: bool) -> Tensor:
+def _counts(frame: "Frame", line: Tensor, limit: int, down: bool) -> Tensor:
     """How many tokens before `limit` these lines have: none if there is no such line."""
     if down:
         found = ((limit - line + frame.columns - 1) // frame.columns).clamp(min=0, max=frame.rows)
