@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.kernels import lines_backward, lines_forward
 from patterns.kernels.launching import precision
+from patterns.kernels.lines_computed import diagonal_pairs, read_pairs
 from patterns.kernels.lines_tiles import Work, line_tiles
 from patterns.kernels.tuned import Tiles
 
@@ -138,6 +140,15 @@ def read(
     """
     first, second = sources[0], sources[-1]
     tiles = frame.tiles("read", down)
+    count(
+        lambda: frame.lines * sum(
+            read_pairs(
+                frame, tiles, down=down, mask=source.mask, shift=source.shift, line=source.line,
+                asking=frame.length, limit=source.limit,
+            )
+            for source in sources
+        )
+    )  # fmt: skip
     lines_forward.attend_lines[(frame.programs(down, tiles.queries),)](
         q, out, lse, *((out, lse) if state is None else state), out if other is None else other,
         first.key, first.value, _bias(first, lse),
@@ -231,6 +242,14 @@ def summarise(
         lift: of all biases, in units of log 2.
     """
     tiles = frame.tiles("summarise", down)
+    count(
+        lambda: frame.lines * read_pairs(
+            frame, tiles, down=down, mask=mask, shift=shift, line=0,
+            asking=limit, limit=frame.length,
+        )
+    )  # fmt: skip
+    if tell == 1:  # these tiles belong to two softmaxes
+        count(lambda: frame.lines * diagonal_pairs(frame, tiles, down=down))
     lines_forward.summarise_lines[(frame.programs(down, tiles.queries),)](
         q, k, v, found.value, found.key, found.bias, found.lse, *told,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],

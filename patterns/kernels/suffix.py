@@ -81,9 +81,10 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
 
 def _computed_pairs(length: int, cut: dict[str, Any]) -> int:
     """Pairs of one head in one launch: every tile with itself, and with its far keys."""
-    full, rest = divmod(length, cut["T"])
-    tiles = full + (rest > 0)
-    return full * cut["T"] ** 2 + rest**2 + min(cut["FAR"], length) * (length if tiles > 1 else 0)
+    tile: int = cut["T"]
+    far: int = cut["FAR"]
+    full, rest = divmod(length, tile)
+    return full * tile**2 + rest**2 + min(far, length) * length
 
 
 def _forward_fake(

@@ -205,7 +205,10 @@ def _backward(
     dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
     cut = tuned.far_tiles(width, call.half)
     columns = -(-call.far // cut.keys)
-    splits = min(_MOST_SPLITS, -(-_PROGRAMS // (columns * lines))) if call.far else 1
+    splits = 1
+    if call.far:
+        wanted = -(-_PROGRAMS // (columns * lines))
+        splits = min(_MOST_SPLITS, -(-call.length // cut.queries), wanted)
     part_key, part_value = delta.new_empty(2, splits, lines, call.far, dim).unbind()
     with on_device_of(q):
         fixed_backward.row_products[(-(-call.length // _ROWS) * lines,)](
