@@ -89,7 +89,7 @@ def test_a_call_that_takes_long_is_made_fewer_times(clock: Clock):
     group = GroupBudget(30.0)
     group.reserve(1.1)  # 17 calls
     assert group.left_s() == pytest.approx(30.0)
-    with pytest.raises(Ended, match="17 calls of .* do not fit"):
+    with pytest.raises(Ended, match=r"17 calls of .* do not fit"):
         group.expect(1.3)
 
 
