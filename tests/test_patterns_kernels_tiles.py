@@ -153,7 +153,7 @@ def test_sizes_on_trial_are_taken_in_place_of_all_others():
         ("{", "no JSON with tile sizes"),
         ("[1]", "no JSON with tile sizes"),
         ("[" * 100_000, "no JSON with tile sizes"),
-        ('"' + "x" * (1 << 20) + '"', "no JSON with tile sizes"),
+        ({"more": "x" * (1 << 20)}, "no JSON with tile sizes"),
         ({"schema": 2}, "expected schema 1, got 2"),
         ({"card": OTHER}, f"measured on '{OTHER}', and this is {HOPPER}"),
         ({"tiles": {NAME: 3}}, "expects sizes, got 3"),
