@@ -61,11 +61,11 @@ def read(path: Path, card: str) -> TileFile:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(_MOST_BYTES)  # more than that is torn, and no JSON
     except OSError as error:
         raise BadInput(f"cannot read tile sizes from {path}: {error.strerror}") from None
     try:
-        document = json.loads(content) if len(content) <= _MOST_BYTES else None
+        document = json.loads(content)
     except (ValueError, RecursionError):
         document = None
     tiles = document.get("tiles") if isinstance(document, dict) else None
