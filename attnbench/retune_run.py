@@ -29,6 +29,7 @@ USUAL = (  # those whose kernels are launched most; one pattern stands for all t
     "combiner-logsparse[summary=variational]",
     "sinks[window=256]",
     "logsparse",
+    "logsparse[keys=suffix]",
 )
 _HARD_LENGTH = 2000
 _HARDER: tuple[dict[str, Any], ...] = (  # the first that can run is checked as well

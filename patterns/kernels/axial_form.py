@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Plan = Literal["rowmajor", "vertical", "horizontal", "split", "average", "joint", "cross", "strided"]
+Plan = Literal[
+    "rowmajor", "vertical", "horizontal", "split", "average", "joint", "cross", "strided"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
