@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Plan = Literal[
-    "rowmajor", "vertical", "horizontal", "split", "average", "joint", "cross", "strided"
-]
+Plan = Literal["rowmajor", "vertical", "horizontal", "split", "average", "joint", "cross", "strided"]
 
 
 @dataclass(frozen=True, kw_only=True)

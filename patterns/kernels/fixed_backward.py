@@ -547,19 +547,7 @@ def query_gradients(
         if BIASED:
             bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
         visible = tile_visible(
-            is_far,
-            index,
-            row,
-            block,
-            stop,
-            far_stop,
-            length,
-            sink,
-            NEAR,
-            BLOCK,
-            CAUSAL,
-            PLAIN,
-            EACH,
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN, EACH
         )
         dq = query_step(
             dq, queries, grads, keys, values, bias, norm, product, visible, scale,

@@ -200,19 +200,7 @@ def attend_fixed(
         if BIASED:
             bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
         visible = tile_visible(
-            is_far,
-            index,
-            row,
-            block,
-            stop,
-            far_stop,
-            length,
-            sink,
-            NEAR,
-            BLOCK,
-            CAUSAL,
-            PLAIN,
-            EACH,
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN, EACH
         )
         accumulator, total, peak = softmax_step(
             accumulator, total, peak, queries, keys, values, bias, visible, scale,

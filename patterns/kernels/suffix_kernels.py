@@ -54,9 +54,7 @@ def load_far(base, step, seen, position, DIM: tl.constexpr, WIDTH: tl.constexpr)
     """The rows at these positions, [FAR, WIDTH]; zeros where there is none."""
     column = tl.arange(0, WIDTH)
     inside = seen[:, None] & (column < DIM)[None, :]
-    return tl.load(
-        base + position.to(tl.int64)[:, None] * step + column[None, :], mask=inside, other=0.0
-    )
+    return tl.load(base + position.to(tl.int64)[:, None] * step + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -217,7 +215,9 @@ def suffix_gradients(
     for member in range(GROUP):
         head = kv_head * GROUP + member
         base = (batch * heads + head) * length
-        ours, q_step = at_position(q + batch * q_batch + head * q_head, q_row, length, MIRRORED)
+        ours, q_step = at_position(
+            q + batch * q_batch + head * q_head, q_row, length, MIRRORED
+        )
         theirs, g_step = at_position(
             grad + batch * g_batch + head * g_head, g_row, length, MIRRORED
         )

@@ -60,7 +60,9 @@ class Axial(SparsePattern):
         return same_block(pair, self.columns) | multiple_apart(pair, self.columns)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        return attend_lines(q, k, v, "cross", columns=self.columns, causal=self.causal, scale=scale)
+        return attend_lines(
+            q, k, v, "cross", columns=self.columns, causal=self.causal, scale=scale
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         grid = Blocks(q.shape[2], min(self.columns, q.shape[2]))
