@@ -289,6 +289,30 @@ def stack(typed: argparse.Namespace) -> int:
     return code
 
 
+def profile(typed: argparse.Namespace) -> int:
+    """Time each kernel of one call by itself."""
+    import json
+
+    from attnbench.kernel_times import as_document, as_text, profiled_call
+    from attnbench.requests import profile_request
+
+    found = profiled_call(profile_request(typed))
+    if typed.json:
+        document = as_document(found)
+        typed.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(as_text(found))
+    return 0
+
+
+def retune(typed: argparse.Namespace) -> int:
+    """Measure tile sizes of the fused kernels on this GPU, and keep them."""
+    from attnbench.requests import retune_request
+    from attnbench.retune_run import retune as measured
+
+    print(measured(retune_request(typed), partial(print, flush=True)))
+    return 0
+
+
 _COMMANDS = {
     "default": quick,
     "run": run,
@@ -304,6 +328,8 @@ _COMMANDS = {
     "capture": capture,
     "evaluate": evaluate,
     "stack": stack,
+    "profile": profile,
+    "retune": retune,
 }
 
 

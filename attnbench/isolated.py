@@ -11,6 +11,7 @@ from attnbench.spent import Spent
 from attnbench.steps import Step
 from attnbench.worker import Broken
 from patterns.base import Implementation
+from patterns.errors import BadInput
 
 STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
 _BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
@@ -60,6 +61,7 @@ class Isolated:
         """The facts of the machine, as the process sees it.
 
         Raises:
+            BadInput: the process cannot use what it finds.
             DeviceLost: the process does not come up.
         """
         found: dict[str, Any] = self._hello()
@@ -177,6 +179,9 @@ class Isolated:
             self._worker = None
             said = message.output.splitlines()[-1:] or [""]
             raise DeviceLost(f"a worker process did not start: it {message.how}. {said[0]}".strip())
+        if "refused" in message:
+            self.close()
+            raise BadInput(message["refused"])
         self._up = True
         return message["hello"]
 

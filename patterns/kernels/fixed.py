@@ -155,7 +155,9 @@ def forward(
     with on_device_of(q):
         if call.far:
             indexed = indexed and form.kind == "max"
-            pooled = tuned.summary_tiles(call.width, call.half, form.block, call.biased, indexed)
+            pooled = tuned.summary_tiles(
+                call.width, call.half, form.block, call.biased, indexed, q.device
+            )
             fixed_summary.make_summaries[(call.blocks * lines,)](
                 q, k, v, far_key, far_value, far_bias, query, local_lse, first_query, first_key,
                 *strides, length, call.blocks, call.sink, call.scale, heads,
@@ -169,7 +171,8 @@ def forward(
                 **call.shape,
                 num_warps=pooled.warps,
             )  # fmt: skip
-        tiles = tuned.forward_tiles(call.width, call.half, form.block).within(form.block)
+        tiles = tuned.forward_tiles(call.width, call.half, form.block, q.device)
+        tiles = tiles.within(form.block)
         count(lambda: lines * _computed_pairs(call, tiles))
         grid = (call.blocks * -(-form.block // tiles.queries) * lines,)
         fixed_forward.attend_fixed[grid](
@@ -236,7 +239,7 @@ def backward(
             WIDTH=width,
         )  # fmt: skip
 
-        keys = tuned.far_tiles(width, call.half)
+        keys = tuned.far_tiles(width, call.half, q.device)
         far = sink + blocks if call.far else 0
         columns = -(-far // keys.keys)
         splits = min(_MOST_SPLITS, -(-_PROGRAMS // max(1, columns * lines))) if far else 1
@@ -257,7 +260,7 @@ def backward(
                 num_warps=keys.warps,
                 num_stages=keys.stages,
             )  # fmt: skip
-            pooled = tuned.summary_gradient_tiles(width, form.block)
+            pooled = tuned.summary_gradient_tiles(width, form.block, q.device)
             fixed_summary.summary_gradients[(blocks * lines,)](
                 k, v, query, local_lse, part_key, part_value, part_bias,
                 grad_key, grad_value, grad_bias, grad_query, middle,
@@ -273,7 +276,7 @@ def backward(
         dk = torch.empty(k.shape, device=k.device, dtype=k.dtype)
         dv = torch.empty(v.shape, device=v.device, dtype=v.dtype)
         dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
-        owned = tuned.token_tiles(width, call.half, form.block).within(form.block)
+        owned = tuned.token_tiles(width, call.half, form.block, q.device).within(form.block)
         common = {**reading, "KIND": KINDS[form.kind], "FAR": call.far, "GROUP": group}
         grid = (blocks * -(-form.block // owned.keys) * (lines // group),)
         fixed_backward.token_gradients[grid](
@@ -288,7 +291,7 @@ def backward(
             num_warps=owned.warps,
             num_stages=owned.stages,
         )  # fmt: skip
-        tiles = tuned.query_tiles(width, call.half).within(form.block)
+        tiles = tuned.query_tiles(width, call.half, q.device).within(form.block)
         grid = (blocks * -(-form.block // tiles.queries) * lines,)
         fixed_backward.query_gradients[grid](
             q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq,

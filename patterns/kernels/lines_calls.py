@@ -33,6 +33,7 @@ class Frame:
     scale: float
     half: bool
     exactness: str  # of the products of float32 numbers
+    device: torch.device
 
     @property
     def rows(self) -> int:
@@ -76,7 +77,7 @@ class Frame:
     def tiles(self, work: Work, down: bool) -> Tiles:
         """Tile sizes for lines of this direction."""
         extent = self.extent(down)
-        return line_tiles(work, self.width, self.half, extent, extent)
+        return line_tiles(work, self.width, self.half, extent, extent, self.device)
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def frame_of(q: Tensor, k: Tensor, columns: int, scale: float) -> Frame:
         scale=scale,
         half=q.element_size() == 2,
         exactness=precision(q),
+        device=q.device,
     )
 
 

@@ -4,6 +4,7 @@ Opaque to torch.compile, captured by CUDA graphs; grouped heads read their share
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from patterns.computed import count
 from patterns.kernels import suffix_kernels as kernels
 from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.tile_choice import choose
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
 _LIBRARY.define(
@@ -41,18 +43,28 @@ def attend_suffixes(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: flo
     return out
 
 
-def _cut(q: Tensor) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Warps:
+    """Of a program; its tile follows from the width of a row."""
+
+    warps: int
+
+
+def _cut(kernel: str, q: Tensor) -> dict[str, Any]:
     """Tiles and what goes with them; guesses for an H100."""
     length, dim = q.shape[2:]
     width = max(16, 1 << (dim - 1).bit_length())
     bytes_wide = width * q.element_size()
     tile = 64 if bytes_wide <= 128 else 32 if bytes_wide <= 512 else 16
+    guess = _Warps(warps=8 if width > 64 else 4)
+    bits = 8 * q.element_size()
+    chosen = choose(f"suffix.{kernel}", width, bits, device=q.device, shipped=guess, safe=guess)
     return {
         "T": tile,
         "FAR": 16 if length <= tile << 16 else 32,
         "DIM": dim,
         "WIDTH": width,
-        "num_warps": 8 if width > 64 else 4,
+        "num_warps": chosen.warps,
     }
 
 
@@ -65,7 +77,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     batch, heads, length, _ = q.shape
     out, lse = _forward_fake(q, k, v, scale, causal)
-    cut = _cut(q)
+    cut = _cut("forward", q)
     tiles = -(-length // cut["T"])
     count(lambda: batch * heads * len(_orders(causal)) * _computed_pairs(length, cut))
     with on_device_of(q):
@@ -106,7 +118,7 @@ def _backward(
     grad, q, k, v = (unit_rows(x) for x in (grad, q, k, v))
     batch, heads, length, dim = q.shape
     lines = batch * k.shape[1]
-    cut = _cut(q)
+    cut = _cut("gradients", q)
     tiles = -(-length // cut["T"])
     dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
     bits = (tiles - 1).bit_length()

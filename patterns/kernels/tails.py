@@ -149,7 +149,7 @@ def _forward(
     results = _forward_fake(q, k, v, scale, block, tail, causal)
     out, lse, far_key, far_value = results
     strides = *k.stride()[:3], *v.stride()[:3]
-    tiles = tuned.forward_tiles(call.width, call.half, block).within(block)
+    tiles = tuned.forward_tiles(call.width, call.half, block, q.device).within(block)
     count(lambda: call.lines * _computed_pairs(call, tiles))
     with on_device_of(q):
         if call.far:
@@ -203,7 +203,7 @@ def _backward(
     strides = *strides_q, *k.stride()[:3], *v.stride()[:3], *strides_g
     delta = torch.empty_like(lse)
     dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
-    cut = tuned.far_tiles(width, call.half)
+    cut = tuned.far_tiles(width, call.half, q.device)
     columns = -(-call.far // cut.keys)
     splits = 1
     if call.far:
@@ -222,7 +222,7 @@ def _backward(
                 M=cut.queries, N=cut.keys, **call.reading, **call.masking,
                 num_warps=cut.warps, num_stages=cut.stages,
             )  # fmt: skip
-        cut = tuned.token_tiles(width, call.half, block).within(block)
+        cut = tuned.token_tiles(width, call.half, block, q.device).within(block)
         unused = [delta] * 7  # what goes back through summaries
         fixed_backward.token_gradients[(call.programs(cut.keys) * (lines // call.group),)](
             q, k, v, grad, lse, delta, *unused, part_key, part_value, dk, dv,
@@ -231,7 +231,7 @@ def _backward(
             SINKS=False, **call.reading,
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip
-        cut = tuned.query_tiles(width, call.half).within(block)
+        cut = tuned.query_tiles(width, call.half, q.device).within(block)
         fixed_backward.query_gradients[(call.programs(cut.queries) * lines,)](
             q, k, v, grad, lse, delta, far_key, far_value, lse, delta, delta, dq,
             *strides, *call.sizes,
