@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine_code import unwritten_reads, unwritten_reads_of
 
 from patterns import Pattern, pattern
 
@@ -23,6 +24,8 @@ SHARED_BYTES = 227 * 1024  # that a program may have on Hopper
 LAUNCHES = {
     "combiner-fixed[block=64]": 7,
     "combiner-fixed[block=64,summary=variational,sink=4,near=1]": 7,
+    "combiner-logsparse": 12,
+    "combiner-logsparse[causal=false]": 13,
     "combiner-logsparse[summary=variational]": 12,
     "combiner-axial-rowmajor": 8,
     "combiner-axial-vertical": 14,
@@ -46,6 +49,21 @@ def test_the_kernels_compile() -> None:
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"{len(LAUNCHES)} passed" in ran.stdout
+
+
+@pytest.mark.skipif(COMPILED, reason="runs once")
+def test_a_uniform_register_that_one_way_leaves_unwritten_is_seen() -> None:
+    listing = """
+        /*0000*/                   UMOV UR4, 0x400 ;
+        /*0010*/              @!P0 BRA `(.L_x_0) ;
+        /*0020*/                   UIADD3 UR6, UP0, UR4, 0x40, URZ ;
+    .L_x_0:
+        /*0030*/                   UIADD3.X UR7, UR{}, -0x7fffffe0, URZ, UP0, !UPT ;
+        /*0040*/                   EXIT ;
+    """
+    assert unwritten_reads_of(listing.format(4)) == []
+    (read,) = unwritten_reads_of(listing.format(6))
+    assert read.startswith("UIADD3.X UR7, UR6")
 
 
 @pytest.fixture
@@ -94,3 +112,4 @@ def test_what_is_launched_compiles_for_hopper(
     assert len(launched) == LAUNCHES[spec]
     for one in launched:
         assert 0 <= one.metadata.shared <= SHARED_BYTES
+        assert not unwritten_reads(one.asm["cubin"]), one.name
