@@ -65,6 +65,22 @@ def test_a_kernel_agrees_with_the_dense_map(spec: str):
     assert max(compared(pattern(spec), inputs)) < 4e-6
 
 
+@pytest.mark.parametrize("kind", SUMMARIES)
+def test_blocks_that_pass_by_tile_by_tile(kind: str):
+    from patterns.kernels.tile_choice import listening, trying
+
+    inputs = draw_inputs(130, dim=16, dtype=torch.float32)
+    form = pattern(f"combiner-fixed[block=40,summary={kind},sink=3]")
+    ways = [f"fixed.summaries/16/32/64/{way}" for way in ("plain", "biased", "indexed")]
+    small = {"keys": 16, "warps": 4, "stages": 2}
+    with trying(dict.fromkeys(ways, small)), listening() as heard:
+        assert max(compared(form, inputs)) < 4e-6
+        with torch.no_grad():
+            found = form.attend(*inputs, backend="triton")
+    assert worst(found, dense_output(form, Inputs(*(x.double() for x in inputs)))) < 4e-6
+    assert any(one.got == small for name, one in heard.items() if name in ways)
+
+
 @pytest.mark.parametrize("dim", [8, 24, 33])
 def test_heads_of_any_width(dim: int):
     inputs = draw_inputs(37, dim=dim, dtype=torch.float32)

@@ -48,7 +48,7 @@ def test_the_kernels_compile() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{len(LAUNCHES)} passed" in ran.stdout
+    assert f"{len(LAUNCHES) + 1} passed" in ran.stdout
 
 
 @pytest.mark.skipif(COMPILED, reason="runs once")
@@ -113,3 +113,22 @@ def test_what_is_launched_compiles_for_hopper(
     for one in launched:
         assert 0 <= one.metadata.shared <= SHARED_BYTES
         assert not unwritten_reads(one.asm["cubin"]), one.name
+
+
+@pytest.mark.skipif(not COMPILED, reason="runs in the process of compiled kernels")
+def test_the_attention_waits_for_summaries_that_let_it_begin(
+    monkeypatch: pytest.MonkeyPatch, launched: list[Any]
+) -> None:
+    from patterns.kernels import fixed
+
+    monkeypatch.setattr(fixed, "may_overlap", lambda _: True)
+    form: Pattern = pattern("combiner-fixed[block=256]")
+    monkeypatch.setattr(type(form), "_refusal", lambda *_: None)
+    with torch.no_grad():
+        form.attend(*torch.randn(3, 1, 2, 1024, 64, dtype=torch.bfloat16), backend="triton")
+    summaries, attention = launched
+    assert "griddepcontrol.launch_dependents" in summaries.asm["ptx"]
+    assert attention.asm["ptx"].index("griddepcontrol.wait") < attention.asm["ptx"].index(
+        "st.global"
+    )
+    assert (summaries.metadata.launch_pdl, attention.metadata.launch_pdl) == (False, True)
