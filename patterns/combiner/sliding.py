@@ -234,7 +234,7 @@ class CombinerSliding(Pattern):
                 beyond, least = length - first, (self.sink - first).clamp(min=0)
             # Those that sinks have emptied, nearest to the query first, are no regions.
             found = -(-beyond.clamp(min=0) // self.block) - least // self.block
-            regions += found.clamp(min=0)
+            regions += found.clamp(min=0) * (length > self.sink)
             sizes += self._built(length, sign)
         opened = int(regions.clamp(max=self.top).sum())
         attended = direct + int(regions.sum()) + opened * (self.block - 1)
