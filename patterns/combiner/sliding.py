@@ -145,10 +145,10 @@ class CombinerSliding(Pattern):
 
     def _attend_heads(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         length, dtype = q.shape[2], q.dtype
-        near = {"window": self.window, "causal": self.causal}
-        pieces = [window_piece(q, k, v, backend=backend, **near)]
-        pieces += sinks_beyond(k, v, sink=self.sink, **near)
-        if length > self.window + (self.sink if self.causal else 0):
+        window, sink, causal = self.window, self.sink, self.causal
+        pieces = [window_piece(q, k, v, window=window, causal=causal, backend=backend)]
+        pieces += sinks_beyond(k, v, window=window, sink=sink, causal=causal)
+        if length > window + (sink if causal else 0):
             # In float32 as the map has it, so that both choose the same regions.
             wide = torch.promote_types(dtype, torch.float32)
             queries, keys, values = (x[0].to(wide) for x in (q, k, v))
@@ -202,7 +202,7 @@ class CombinerSliding(Pattern):
             # Where nothing is left to choose, `first` is a region that may be open already.
             opened.scatter_(-1, place, real[..., None] | opened.gather(-1, place))
             scores.scatter_(-1, place, -math.inf)
-        parts = opened.split(split, dim=-1)
+        parts = torch.split(opened, split, dim=-1)
         return choices, [side.laid(one) for side, one in zip(sides, parts, strict=True)]
 
     def _opened(
