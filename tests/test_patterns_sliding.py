@@ -8,7 +8,7 @@ from torch import Tensor
 from patterns import BadInput, Shape, pattern
 from patterns.combiner.rotary import moved
 from patterns.combiner.sliding import CombinerSliding
-from patterns.combiner.trailing import Singly
+from patterns.combiner.trailing import Singly, Trailing
 
 ROTARY = 100.0  # a base at which a few tokens make a difference
 
@@ -89,14 +89,14 @@ def test_a_region_query_that_was_moved_is_told_alike_by_map_and_fast_form(
         assert_as_good(form, backend, draw_inputs(length, dtype=dtype))
 
 
-def test_only_differences_of_positions_matter() -> None:
-    form = pattern(f"combiner-sliding[block=8,window=9,rotary={ROTARY}]")
-    raw = draw_inputs(60, heads=1)
-    maps = []
-    for start in (0, 1000):
-        place = torch.arange(start, start + 60)
-        maps.append(form.weights(moved(raw.q, place, ROTARY), moved(raw.k, place, ROTARY)))
-    torch.testing.assert_close(maps[0], maps[1], rtol=1e-9, atol=1e-10)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_all_queries_of_a_region_ask_from_one_place_past_its_middle(sign: int) -> None:
+    raw, token = draw_inputs(16).q[0, :, :1].expand(-1, 16, -1), torch.arange(16)
+    form = CombinerSliding(block=8, rotary=ROTARY, ahead=20)
+    regions = Trailing(length=16, block=8, belong=token >= 0)
+    pooled = regions.pool(form._unturned(moved(raw, token, ROTARY), token))
+    asked = form._turned(pooled, token, sign)
+    close(asked, moved(raw, token + sign * (20 - 3.5), ROTARY))
 
 
 @pytest.mark.parametrize("causal", [True, False])
