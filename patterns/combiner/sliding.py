@@ -16,21 +16,20 @@ A query in each line; # is seen directly, a letter is a region (window=2, block=
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from patterns.base import AUTO, AutoInt, Paper, Pattern, Shape
 from patterns.checks import require_not_negative, require_positive
 from patterns.combiner.base import PAPER
 from patterns.combiner.rotary import moved
-from patterns.combiner.summary import Summary
+from patterns.combiner.side import Side, seen_by
 from patterns.combiner.trailing import Singly, Trailing
 from patterns.dense import Visibility
 from patterns.errors import BadInput
-from patterns.pieces import Columns, Layout, Piece, Reversed, attend_pieces
+from patterns.pieces import Columns, Piece, attend_pieces
 from patterns.recompute import recomputed, row_slices
 from patterns.sparse.groups import take
 from patterns.sparse.window import sinks_beyond, sinks_pairs, window_piece
@@ -138,7 +137,7 @@ class CombinerSliding(Pattern):
         batch, heads, length, dim = q.shape
         q, k, v = (x.reshape(1, batch * heads, length, -1) for x in (q, k, v))
         found = []
-        for part in row_slices(batch * heads, 4 * length * dim):
+        for part in row_slices(batch * heads, 4 * length * min(self.block, length) * dim):
             inputs = (x[:, part] for x in (q, k, v))
             found.append(recomputed(self._attend_heads, *inputs, scale, backend))
         return torch.cat(found, dim=1).view(batch, heads, length, -1)
@@ -161,7 +160,7 @@ class CombinerSliding(Pattern):
                 pieces.append(self._opened(keys, values, end, sign, real, dtype))
         return attend_pieces(q, pieces, scale, backend)
 
-    def _side(self, q: Tensor, k: Tensor, v: Tensor, sign: int, scale: float) -> "_Side":
+    def _side(self, q: Tensor, k: Tensor, v: Tensor, sign: int, scale: float) -> Side:
         """The summaries [N, L, D] of all regions before their readers, or after them."""
         length = q.shape[1]
         block = min(self.block, length)
@@ -174,16 +173,16 @@ class CombinerSliding(Pattern):
         asked = self._turned(regions.pool(asking), token, sign)
         found = regions.summarise(asked, k, v, scale)
         columns = Columns(length, block)
-        return _Side(
+        return Side(
             found=found,
             columns=columns,
-            seen=_seen(regions.exist(), columns, self.window),
+            seen=seen_by(regions.exist(), columns, self.window),
             window=self.window,
             sign=sign,
         )
 
     def _choose(
-        self, q: Tensor, sides: Sequence["_Side"], scale: float
+        self, q: Tensor, sides: Sequence[Side], scale: float
     ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[Tensor]]:
         """Which regions each query opens, up to `top` times [N, L]; of equals the first.
 
@@ -259,74 +258,3 @@ class CombinerSliding(Pattern):
             return read
         ends = torch.arange(max(0, length - self.window)) + self.window
         return read + int((ends + self.block > self.sink).sum()) * (length > self.sink)
-
-
-class _Side(NamedTuple):
-    """Regions on one side of their readers, in a grid of `block` columns: K rows for Q rows.
-
-    A region lies `window` tokens after its end: in the column of all its readers, and in the row
-    of the first of them. What lies after its readers is told in reverse order.
-    """
-
-    found: Summary
-    columns: Columns
-    seen: Tensor  # [M, Q, K]
-    window: int
-    sign: int
-
-    @property
-    def layout(self) -> Layout:
-        """How the readers lie."""
-        return self.columns if self.sign > 0 else Reversed(self.columns)
-
-    def piece(self, closed: Tensor, dtype: torch.dtype) -> Piece:
-        """Every query against its regions where they are `closed` [N, M, Q, K]."""
-        found = self._laid()
-        return Piece(
-            layout=self.layout,
-            k=found.key.to(dtype),
-            v=found.value.to(dtype),
-            bias=found.bias,
-            visible=Visibility(mask=self.seen & closed),
-        )
-
-    def scores(self, q: Tensor, scale: float) -> Tensor:
-        """Of every query [N, L, D] for its regions [N, L, K], the first ones first."""
-        found = self._laid()
-        assert found.bias is not None
-        scores = scale * (self.layout.arrange(q[None]) @ found.key.mT) + found.bias[:, :, None]
-        scores = scores.masked_fill(~self.seen, -math.inf)
-        return self._ordered(self.layout.restore(scores, 1, -math.inf)[0])
-
-    def ends(self) -> Tensor:
-        """The token of each region that is nearest to its readers, [L, K] as `scores` has them."""
-        length, device = self.columns.length, self.seen.device
-        query = torch.arange(length, device=device)[:, None]
-        query = query if self.sign > 0 else query.flip(0)
-        row = torch.arange(self.columns.grid_rows, device=device)
-        end = row * self.columns.width + query % self.columns.width - self.window
-        return self._ordered(end if self.sign > 0 else length - 1 - end)
-
-    def laid(self, opened: Tensor) -> Tensor:
-        """What is said of regions as in `scores`, as the piece has them: [N, M, Q, K]."""
-        return self.layout.arrange(self._ordered(opened)[None])
-
-    def _laid(self) -> Summary:
-        def lay(x: Tensor) -> Tensor:
-            x = x if x.ndim == 3 else x[..., None]
-            moved_on = pad(x, (0, 0, self.window, 0))[None, :, : self.columns.length]
-            return self.columns.arrange(moved_on)
-
-        key, value, bias = self.found
-        assert bias is not None
-        return Summary(lay(key), lay(value), lay(bias)[..., 0])
-
-    def _ordered(self, x: Tensor) -> Tensor:
-        return x if self.sign > 0 else x.flip(-1)
-
-
-def _seen(exist: Tensor, columns: Columns, window: int) -> Tensor:
-    """Which regions each query reads, [M, Q, K] in a grid of columns."""
-    exist = pad(exist, (window, 0))[: columns.length]
-    laid = columns.arrange(exist[None, None, :, None])[0, :, :, 0]
-    return laid[:, None] & torch.ones_like(laid[0]).expand(len(laid[0]), -1).tril()
