@@ -15,7 +15,7 @@ from attnbench import dropin  # noqa: E402 - after the guard
 from attnbench import evaluate as evaluating  # noqa: E402 - after the guard
 from attnbench.calibration import Calibration, calibrated, expect_choice  # noqa: E402 - after it
 from attnbench.evaluate import Loaded  # noqa: E402 - after the guard
-from attnbench.excerpts import excerpts  # noqa: E402 - after the guard
+from attnbench.excerpts import COPIED, copies, excerpts  # noqa: E402 - after the guard
 from attnbench.language import Reader  # noqa: E402 - after the guard
 from attnbench.layer_error import head_harms  # noqa: E402 - after the guard
 from attnbench.layers import heads_of  # noqa: E402 - after the guard
@@ -95,7 +95,10 @@ def test_copies_are_judged_on_the_second_copy_and_weigh_as_much_as_excerpts() ->
     for rows in zip(both, alone, copied, strict=True):
         for found, one, other in zip(*rows, strict=True):
             assert found == pytest.approx((one + other) / 2)
-    assert alone != copied
+    (text,) = copies(ready.tokens, 1, 0)
+    assert copied == head_harms(
+        ready.reader, schedule("sinks[window=2]"), text, "auto", last=COPIED
+    )
 
 
 @pytest.mark.parametrize(
