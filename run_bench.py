@@ -259,6 +259,27 @@ def evaluate(typed: argparse.Namespace) -> int:
     return _told(result, folder, report=True)
 
 
+def choose(typed: argparse.Namespace) -> int:
+    """Print the schedule in which every head has the pattern that harms it least."""
+    from attnbench import evaluate as evaluating
+    from attnbench.calibration import calibrated, expect_choice, told
+    from attnbench.head_choice import choose as choose_heads
+    from attnbench.matching import wanted_keys
+    from attnbench.requests import calibration
+
+    asked = calibration(typed)
+    expect_choice(asked)
+    loaded = evaluating.load(asked, typed.text)
+    candidates = calibrated(asked, loaded)
+    keys = None if asked.keys is None else wanted_keys(asked.keys, asked.length)
+    found = choose_heads(candidates, keys=keys)
+    print(told(candidates, found, loaded.reader.sizes), file=sys.stderr)
+    if typed.out:
+        typed.out.write_text(found.spec + "\n", encoding="utf-8")
+    print(found.spec)
+    return 0
+
+
 def stack(typed: argparse.Namespace) -> int:
     """Time the prefill of a stack of attention layers against what single ones predict."""
     import json
@@ -327,6 +348,7 @@ _COMMANDS = {
     "export": export,
     "capture": capture,
     "evaluate": evaluate,
+    "choose": choose,
     "stack": stack,
     "profile": profile,
     "retune": retune,

@@ -43,6 +43,7 @@ def parser(commands: Commands) -> Parser:
         "export": (_add_export, "copy a run without its single samples"),
         "capture": (_add_capture, "capture q, k, v of a model's layers"),
         "evaluate": (_add_evaluate, "swap patterns into a language model, and see what it loses"),
+        "choose": (_add_choose, "choose a pattern for each head of a model, from a text"),
         "stack": (_add_stack, "time the prefill of a stack of layers against what is predicted"),
         "profile": (_add_profile, "time each GPU kernel of one pattern by itself"),
         "retune": (_add_retune, "measure tile sizes of the fused kernels on this GPU"),
@@ -296,6 +297,44 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--times", metavar="RUN", type=Path, help="predict times from this run (with --dry-run)"
     )
+
+
+def _add_choose(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "model", metavar="MODEL", help="smollm2, a folder, a GGUF file, or owner/name on the hub"
+    )
+    one.add_argument(
+        "--pattern",
+        action="append",
+        metavar="SPEC",
+        required=True,
+        help="that a head may get, such as 'sinks[window=16|64]' or full; repeated",
+    )
+    one.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="to judge on (UTF-8): another one than `evaluate` is to read",
+    )
+    one.add_argument(
+        "--keys",
+        metavar="N|SPEC",
+        help="that a query may attend to, mean over heads: N, or as many as this pattern",
+    )
+    one.add_argument("--length", metavar="L", default="1k", help="of an excerpt (default 1k)")
+    one.add_argument("--excerpts", metavar="N", default="4", help="to judge on (default 4)")
+    one.add_argument(
+        "--copies",
+        metavar="N",
+        default="4",
+        help="texts whose end was there before, to judge on as well (default 4)",
+    )
+    one.add_argument("--seed", metavar="N", default="0", help="of where they start (default 0)")
+    one.add_argument("--dtype", choices=_DTYPES, default="float32", help="the model's")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    one.add_argument("--backend", default="auto", help="what the patterns run on")
+    one.add_argument("--out", metavar="FILE", type=Path, help="for the schedule, beside stdout")
 
 
 def _add_stack(one: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from attnbench.typed import (
 DEFAULT_ENGINE = "local"
 
 if TYPE_CHECKING:
+    from attnbench.calibration import Calibration
     from attnbench.evaluation import Evaluation
     from attnbench.frontier import Frontier
     from attnbench.inspection import Wanted
@@ -144,6 +145,28 @@ def evaluation(typed: argparse.Namespace) -> "Evaluation":
         device=device_of(typed.device),
         backend=typed.backend,
         **given,
+    )
+
+
+def calibration(typed: argparse.Namespace) -> "Calibration":
+    """What `choose` is to do.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.calibration import Calibration
+
+    return Calibration(
+        model=typed.model,
+        patterns=tuple(typed.pattern),
+        length=positive(typed.length, "--length"),
+        excerpts=whole(typed.excerpts, "--excerpts"),
+        copies=whole(typed.copies, "--copies"),
+        seed=whole(typed.seed, "--seed"),
+        keys=typed.keys,
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
     )
 
 
