@@ -1,14 +1,14 @@
 """Axes that several figures share: lengths, times, bytes, and what a narrow figure does."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from reports.style import FAINT, INK, PAPER
-from reports.text import bytes_text, ms_text, size_text
+from reports.text import above_text, bytes_text, ms_text, size_text
 
 
 def is_narrow(figure: Figure) -> bool:
@@ -72,6 +72,23 @@ def note(axes: Axes, x: float, y: float, text: str, **settings: object) -> None:
         "zorder": 6,
     }  # fmt: skip
     axes.text(x, y, text, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+def aside(axes: Axes, text: str) -> None:
+    """A small grey remark above the axes, at their right, where it covers nothing."""
+    axes.set_title(text, loc="right", fontsize=6.3, fontweight="normal", color=FAINT)
+
+
+def above(axes: Axes, names: Sequence[str], *, beside: float = 0.95) -> None:
+    """Say above the axes what lies beyond their top, with as many names as there is room for.
+
+    `beside` is how many inches the title at the left takes.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    room = axes.get_position().width * figure.get_figwidth() - beside
+    said = (above_text(names, shown) for shown in range(2, -1, -1))
+    aside(axes, next((text for text in said if 0.047 * len(text) < room), f"above: {len(names)}"))
 
 
 def panel_title(axes: Axes, text: str) -> None:

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.axes import error_axis, is_narrow, ms_axis, note, panel_title
+from reports.figures.axes import above, error_axis, is_narrow, ms_axis, panel_title
 from reports.figures.points import draw_curve, draw_frontier, draw_points, name_points
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import SINKS, sinks_curve, staircase
 from reports.style import FAINT, INK, PAPER, look
-from reports.text import above_text, size_text
+from reports.text import size_text
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
@@ -55,9 +55,9 @@ def _scatter(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, top: float) ->
     draw_points(axes, seen, "ms")
     axes.set_xlabel("time a call")
     name_points(axes, seen, "ms")
-    above = part[~part.index.isin(seen.index)]
-    if len(above):
-        note(axes, 0.985, 0.985, above_text(_names(above)), ha="right", va="top")
+    beyond = part[~part.index.isin(seen.index)]
+    if len(beyond):
+        above(axes, _names(beyond))
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:

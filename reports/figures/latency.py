@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.axes import bytes_axis, is_narrow, length_axis, ms_axis, panel_title
-from reports.figures.labels import Label, end_labels, inner_key, legend_below, legend_height
-from reports.figures.lines import at_end, draw_end, draw_line, each_line
+from reports.figures.labels import Label, end_labels, legend_below, legend_height
+from reports.figures.lines import at_end, draw_end, draw_line, each_line, is_short
 from reports.frame.tidy import one_setting
 from reports.style import FAINT, Look
 from reports.text import DASH
@@ -73,7 +73,7 @@ def layout(
 
 def panel(
     axes: Axes, rows: pd.DataFrame, slopes: pd.DataFrame, value: str = "ms", *, fold: bool = True
-) -> tuple[list[Label], list[tuple[str, Look]]]:
+) -> tuple[list[Label], list[Label]]:
     """One log-log panel of a time or of `peak_bytes` over length: one pass of one setting.
 
     Returns:
@@ -87,11 +87,10 @@ def panel(
         first = line.iloc[0]
         missed = failed[failed.asked.eq(first.asked) & failed.backend.eq(first.backend)]
         draw_end(axes, line, missed, drawn, value)
-        label = at_end(line, text, drawn, value, slope_text(slopes, first))
-        if fold and 2 * line.length.nunique() < good.length.nunique():
-            folded.append((text, drawn))  # a leader across the panel would cross every line
+        if fold and is_short(line, good):
+            folded.append(at_end(line, text, drawn, value))
         else:
-            labels.append(label)
+            labels.append(at_end(line, text, drawn, value, slope_text(slopes, first)))
     length_axis(axes, rows.length)
     (ms_axis if value == "ms" else bytes_axis)(axes)
     axes.set_ylabel("median time a call" if value == "ms" else "peak memory above the inputs")
@@ -100,13 +99,11 @@ def panel(
     return labels, folded
 
 
-def beside(figure: Figure, axes: Axes, labels: list[Label], folded: list[tuple[str, Look]]) -> None:
+def beside(figure: Figure, axes: Axes, labels: list[Label], folded: list[Label]) -> None:
     """What a panel has said of its lines, at its right where the figure is wide."""
     if is_narrow(figure):
         return
-    end_labels(axes, labels)
-    if folded:
-        inner_key(axes, folded)
+    end_labels(axes, labels, folded)
     if any(label.aside for label in labels):
         heading(figure, axes, "fitted exponent")
 

@@ -8,24 +8,29 @@ from attnbench.records import read
 from reports.chart import Chart, Table
 from reports.figures import latency, memory, speedup
 from reports.figures.lines import each_line
+from reports.frame.clocks import CLOCKS, overtaking
 from reports.frame.frontier import frontier_frame
 from reports.frame.scaling import crossovers, exponents
 from reports.frame.tidy import each_row, setting_text
 from reports.frame.tradeoff import thinned
 from reports.html import escape, paragraph
 from reports.run import Run
-from reports.sections import Section, roofline
+from reports.sections import Section, one_length, roofline
 from reports.sections.shared import (
     PASS_WORDS,
     cost_settings,
+    lengths_text,
     main_pass,
     missing_text,
     setting_caption,
+    setting_heading,
+    several_lengths,
 )
 from reports.tables import memory as memory_table
 from reports.tables import plain
 from reports.tables import times as times_table
 from reports.text import (
+    TIMES,
     bytes_text,
     joined,
     ms_text,
@@ -47,20 +52,38 @@ def sections(run: Run) -> list[Section]:
             Section(key="memory", title="Memory", blocks=(*longest,) or (no_space,)),
             roofline.section(run),
         ]
-    cost: list[str | Chart | Table] = []
+    cost: list[str | Chart | Table] = [_contents(found)]
     space: list[str | Chart | Table] = []
     for index, part in enumerate(found):
         tail = f"-{index + 1}" if index else ""
-        if len(found) > 1:
-            heading = f"<h3>{escape(setting_text(part))}</h3>"
-            cost, space = [*cost, heading], [*space, heading]
-        cost += _cost(run, part, tail)
-        space += _memory(run, part, tail)
+        heading = setting_heading(part, f"setting-{index + 1}") if len(found) > 1 else ""
+        if several_lengths(part):
+            cost += [heading, *_cost(run, part, tail)]
+            space += [setting_heading(part) if heading else "", *_memory(run, part, tail)]
+        else:
+            cost += [heading, one_length.chart(run, part, tail)]
+    if not all(map(several_lengths, found)):
+        space.append(paragraph("The memory of a setting of one length is in its table under Cost."))
     return [
         Section(key="cost", title="Cost", blocks=tuple(cost)),
         Section(key="memory", title="Memory", blocks=(*space, *longest)),
         roofline.section(run),
     ]
+
+
+def _contents(found: list[pd.DataFrame]) -> str:
+    """Links to the settings, where there are several."""
+    if len(found) < 2:
+        return ""
+    links = []
+    for index, part in enumerate(found, start=1):
+        good = part[part.status.eq("ok")]
+        size = f"{lengths_text(list(good.length))} tokens, {len(good)} cases"
+        said = f"{escape(setting_text(part))}</a>: {escape(size)}"
+        links.append(f'<li><a href="#setting-{index}">{said}</li>')
+    lead = paragraph("Shapes, dtypes and devices are never mixed in one figure. There are "
+                     f"{len(found)} settings:")  # fmt: skip
+    return f'{lead}<ul class="contents">{"".join(links)}</ul>'
 
 
 def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
@@ -75,6 +98,9 @@ def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
     else:
         blocks.append(paragraph("No speed-ups: no dense SDPA row and another pattern were timed "
                                 "together.", "empty"))  # fmt: skip
+    overtaken = overtaking(part)
+    if len(faster):
+        blocks.append(_overtaking(overtaken, tail))
     blocks.append(_latency(run, shown, slopes, tail))
     for one in passes:
         title = f"Median time a call, {PASS_WORDS[one]}"
@@ -83,6 +109,16 @@ def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
     if len(same):
         blocks.append(_windows(same, tail))
     return blocks
+
+
+def _overtaking(found: pd.DataFrame, tail: str) -> Table:
+    """From which length on each pattern is ahead of dense, by each clock."""
+    named = {"line": "pattern", "pass": "pass"}
+    for name in CLOCKS.values():
+        named |= {name: f"{name} from", f"x {name}": f"{TIMES} {name}"}
+    known = [key for key in named if found[key].notna().any()]
+    title = "From how many tokens on it is faster than the fastest dense kernel, by each clock"
+    return plain(f"crossovers{tail}", title, found, {key: named[key] for key in known}, {})
 
 
 def _windows(same: pd.DataFrame, tail: str) -> Table:
