@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from reports.style import FAINT, PAPER, Look
 
 FONT = 6.5
-HALO = {"facecolor": PAPER, "alpha": 0.72, "edgecolor": "none", "pad": 0.5}  # behind a text
+HALO = {"facecolor": PAPER, "alpha": 0.88, "edgecolor": "none", "pad": 0.5}  # behind a text
 POINT = 1 / 72  # inches: everything here is placed in inches, which hold at every resolution
 
 

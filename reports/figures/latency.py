@@ -48,20 +48,22 @@ def layout(
     *,
     gutter: float = 2.6,
     aside: float = 0.95,
+    foot: float = 0.0,
 ) -> Sequence[Axes]:
     """Panels one below the other, with room for labels at the right or a legend below.
 
-    At the right are at most `gutter` inches, `aside` of them for what stands beside the text.
+    At the right are at most `gutter` inches, `aside` of them for what stands beside the text; the
+    lowest `foot` inches are left free.
     """
     width, height = figure.get_size_inches()
     longest = max((len(text) for text, _ in lines), default=0)
     gutter = min(gutter, aside + 0.057 * longest)
     if is_narrow(figure):
-        below = legend_height(len(lines), longest, width) + 0.42
+        below = foot + legend_height(len(lines), longest, width) + 0.42
         box = {"left": 0.68 / width, "right": 1 - 0.12 / width}
         legend_below(figure, lines, bottom=below - 0.46)
     else:
-        below = 0.4
+        below = foot + 0.4
         box = {"left": 0.68 / width, "right": 1 - gutter / width}
     room = (height - below) / panels
     grid = figure.add_gridspec(

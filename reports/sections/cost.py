@@ -158,8 +158,8 @@ def _latency(run: Run, shown: pd.DataFrame, slopes: pd.DataFrame, tail: str) -> 
         key=f"latency{tail}",
         title="Time over length",
         conclusion=said,
-        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝ L” "
-        "doubles with the length, as steep as “∝ L²” quadruples.",
+        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝\u00a0L” "
+        "doubles with the length, as steep as “∝\u00a0L²” quadruples.",
         caption="Median and band from the 20th to the 80th percentile; exponents with 95 % "
         "intervals from least squares on logarithms, beyond the flat start where launching is what "
         "is timed. "
@@ -245,7 +245,7 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
         conclusion=f"At {size_text(least['length'])} the least is {least['line']} with "
         f"{bytes_text(least['peak_bytes'])} and the most {most['line']} with "
         f"{bytes_text(most['peak_bytes'])}.",
-        how="Lower is better; a line as steep as “∝ L²” keeps all pairs and will run out of "
+        how="Lower is better; a line as steep as “∝\u00a0L²” keeps all pairs and will run out of "
         "memory.",
         caption=f"Peak above the inputs ({how or 'allocator'}), "
         f"in a pass of its own. {setting_caption(run, shown)}",

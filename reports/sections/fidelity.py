@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reports.chart import Chart, Table
-from reports.figures import error_length, heads, latency, parents, recall, rows
-from reports.figures.lines import each_line
+from reports.figures import error_length, heads, parents, recall, rows
 from reports.frame.parents import parents as parent_pairs
 from reports.frame.spread import (
     at_each_source,
@@ -92,8 +91,7 @@ def _best(errors: pd.DataFrame, count: int = 3) -> str:
 
 def _over_length(same: pd.DataFrame) -> Chart:
     errors = thinned(over_layers(same))
-    lines = [(text, drawn) for text, drawn, _ in each_line(errors)]
-    wide, narrow = latency.heights(errors.source.nunique(), lines)
+    wide, narrow = error_length.heights(errors)
     longest = errors[errors.length.eq(errors.length.max())]
     table = plain("error-length", "Error over length", errors, {
         "source": "source", "line": "pattern", "length": "length", "error": "output error",
@@ -115,7 +113,8 @@ def _over_length(same: pd.DataFrame) -> Chart:
         how="Lower is closer to full attention; compare the order of the lines across sources, for "
         "what is close on one kind of input may be far on another.",
         caption=f"Mean over heads and layers; a line joins only means over the same layers, and "
-        f"points apart have other layers. {lengths_text(list(errors.length))} tokens, "
+        f"points apart have other layers. Sources with one length share rows, thin lines from the "
+        f"best to the worst layer. {lengths_text(list(errors.length))} tokens, "
         f"{errors['dtype'].iloc[0]}.{scale}{floor}",
         missing=missing_text(same),
         table=table,
