@@ -74,21 +74,22 @@ def note(axes: Axes, x: float, y: float, text: str, **settings: object) -> None:
     axes.text(x, y, text, **{**defaults, **settings})  # type: ignore[arg-type]
 
 
-def aside(axes: Axes, text: str) -> None:
-    """A small grey remark above the axes, at their right, where it covers nothing."""
-    axes.set_title(text, loc="right", fontsize=6.3, fontweight="normal", color=FAINT)
+def aside(axes: Axes, *texts: str) -> None:
+    """A small grey remark above the axes, at their right, where it covers nothing.
 
-
-def above(axes: Axes, names: Sequence[str], *, beside: float = 0.95) -> None:
-    """Say above the axes what lies beyond their top, with as many names as there is room for.
-
-    `beside` is how many inches the title at the left takes.
+    Of several the first that fits beside the title, which must be there before; else the last.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    room = axes.get_position().width * figure.get_figwidth() - beside
-    said = (above_text(names, shown) for shown in range(2, -1, -1))
-    aside(axes, next((text for text in said if 0.047 * len(text) < room), f"above: {len(names)}"))
+    title = 0.08 * len(axes.get_title(loc="left")) + 0.1  # inches
+    room = axes.get_position().width * figure.get_figwidth() - title
+    said = next((text for text in texts if 0.047 * len(text) < room), texts[-1])
+    axes.set_title(said, loc="right", fontsize=6.3, fontweight="normal", color=FAINT)
+
+
+def above(axes: Axes, names: Sequence[str]) -> None:
+    """Say above the axes what lies beyond their top, with as many names as there is room for."""
+    aside(axes, *(above_text(names, shown) for shown in (2, 1, 0)))
 
 
 def panel_title(axes: Axes, text: str) -> None:

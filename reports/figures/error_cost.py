@@ -32,8 +32,8 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         for column, x in enumerate(costs):
             place = grid[2 * row + column, 0] if narrow else grid[row, column]
             axes = figure.add_subplot(place)
-            panel(axes, part, frame, x, top)
             panel_title(axes, f"{size_text(length)} tokens")
+            panel(axes, part, frame, x, top)
             if column and not narrow:
                 axes.tick_params(labelleft=False)
                 axes.set_ylabel("")

@@ -24,8 +24,8 @@ def draw(figure: Figure, errors: pd.DataFrame) -> None:
     sources = sorted(grown.source.unique())
     panels = latency.layout(figure, len(sources), _entries(grown), foot=below)
     for axes, source in zip(panels, sources, strict=True):
-        labels = panel(axes, grown[grown.source == source])
         panel_title(axes, str(source))
+        labels = panel(axes, grown[grown.source == source])
         if not is_narrow(figure):
             end_labels(axes, labels)
 

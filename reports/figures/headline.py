@@ -36,8 +36,8 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         place = scatter[index, 0] if narrow else scatter[0, index]
         axes = figure.add_subplot(place, sharex=shared, sharey=shared)
         shared = axes
-        _scatter(axes, frame[frame.length == length], frame, top)
         panel_title(axes, f"{size_text(length)} tokens")
+        _scatter(axes, frame[frame.length == length], frame, top)
         if not narrow and index:
             axes.tick_params(labelleft=False)
         else:

@@ -37,11 +37,9 @@ def draw(figure: Figure, frame: pd.DataFrame, crossings: pd.DataFrame) -> None:
             axes, shown[shown["pass"] == one], crossings[crossings["pass"] == one]
         )
         panel_title(axes, PASSES[one])
-        if is_narrow(figure):
-            aside(axes, "tinted: ahead of dense")
-            continue
-        aside(axes, "tinted: faster than the fastest dense kernel")
-        end_labels(axes, labels, folded)
+        aside(axes, "tinted: faster than the fastest dense kernel", "tinted: ahead of dense")
+        if not is_narrow(figure):
+            end_labels(axes, labels, folded)
 
 
 def panel(

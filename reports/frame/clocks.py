@@ -50,7 +50,12 @@ def _said(part: pd.DataFrame, clock: str) -> dict[str, str | None]:
     found = crossover(lengths, ratios)
     if found.said == UNKNOWN:
         return {clock: None, f"x {clock}": None}
-    ends = [size_text(int(n)) for n in (lengths[0], lengths[-1])]
-    words = {BELOW: f"before {ends[0]}", NEVER: f"not by {ends[1]}"}
-    times = f"{ratio_text(ratios[-1])} at {ends[1]}"
-    return {clock: words.get(found.said, found.said), f"x {clock}": times}
+    ends = (int(lengths[0]), int(lengths[-1]))
+    times = f"{ratio_text(ratios[-1])} at {size_text(ends[1])}"
+    return {clock: in_words(found.said, *ends), f"x {clock}": times}
+
+
+def in_words(said: str, shortest: int, longest: int) -> str:
+    """A crossover that is no number, with the length up to which that is known: before 4k."""
+    words = {BELOW: f"before {size_text(shortest)}", NEVER: f"not by {size_text(longest)}"}
+    return words.get(said, said)

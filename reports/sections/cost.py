@@ -1,5 +1,6 @@
 """What patterns cost: time, speed-up and memory over length, one set of figures a setting."""
 
+import math
 from functools import partial
 
 import pandas as pd
@@ -8,7 +9,7 @@ from attnbench.records import read
 from reports.chart import Chart, Table
 from reports.figures import latency, memory, speedup
 from reports.figures.lines import each_line
-from reports.frame.clocks import CLOCKS, overtaking
+from reports.frame.clocks import CLOCKS, in_words, overtaking
 from reports.frame.frontier import frontier_frame
 from reports.frame.scaling import crossovers, exponents
 from reports.frame.tidy import each_row, setting_text
@@ -191,11 +192,16 @@ def _speedup(
     best = crossed[crossed["pass"].eq(one) & ~crossed.simulated & ~crossed.quadratic]
     best = best[best.speedup_at_longest.notna()]
     best = best.sort_values("speedup_at_longest", ascending=False).head(3)
-    said = joined(f"{row.label} {ratio_text(row.speedup_at_longest)} (from {row.said})"
-                  for row in each_row(best))  # fmt: skip
+    said = joined(
+        f"{row.label} {ratio_text(row.speedup_at_longest)} ("
+        f"{'' if math.isnan(row.crossover) else 'from '}"
+        f"{in_words(row.said, row.shortest, row.longest)})"
+        for row in each_row(best)
+    )
     dense = joined(sorted({str(x) for x in faster.dense if x}))
     dashed = " Short dashes: simulated with a dense mask." if faster.simulated.any() else ""
-    table = plain(f"speedup{tail}", "Speed-up and crossover", crossed, {
+    words = [in_words(row.said, row.shortest, row.longest) for row in each_row(crossed)]
+    table = plain(f"speedup{tail}", "Speed-up and crossover", crossed.assign(said=words), {
         "label": "pattern", "backend": "backend", "pass": "pass", "said": "faster than dense from",
         "low": "low", "high": "high", "longest": "longest",
         "speedup_at_longest": "\u00d7 at the longest",
