@@ -83,7 +83,7 @@ def aside(axes: Axes, *texts: str) -> None:
     assert figure is not None
     title = 0.08 * len(axes.get_title(loc="left")) + 0.1  # inches
     room = axes.get_position().width * figure.get_figwidth() - title
-    said = next((text for text in texts if 0.047 * len(text) < room), texts[-1])
+    said = next((text for text in texts if 0.051 * len(text) < room), texts[-1])
     axes.set_title(said, loc="right", fontsize=6.3, fontweight="normal", color=FAINT)
 
 

@@ -49,15 +49,16 @@ def draw(figure: Figure, errors: pd.DataFrame, top: float) -> None:
         axes = figure.add_axes(
             (place[0] / width, place[1] / tall, place[2] / width, place[3] / tall)
         )
-        panel(axes, part, lines)
-        axes.set_yticklabels(names[::-1], fontsize=5.8 if narrow else FONT)
-        axes.tick_params(labelleft=column == 0)
+        panel(axes, part, lines, names)
+        axes.tick_params(axis="y", labelleft=column == 0, labelsize=5.8 if narrow else FONT)
         size = f"{size_text(int(part.length.iloc[0]))} tokens"
         title = f"{source}\n{size}" if narrow else f"{source}, {size}"
         axes.set_title(title, color=INK, fontsize=6.5 if narrow else 8.5)
 
 
-def panel(axes: Axes, rows: pd.DataFrame, lines: Sequence[tuple[str, Look]]) -> None:
+def panel(
+    axes: Axes, rows: pd.DataFrame, lines: Sequence[tuple[str, Look]], names: Sequence[str]
+) -> None:
     """One source: a mark an error, or its number at the edge; the first line is at the top."""
     found = {f"{row.asked}@{row.backend}": row for _, row in rows.iterrows()}
     error_axis(axes, TOP, "x")
@@ -81,7 +82,7 @@ def panel(axes: Axes, rows: pd.DataFrame, lines: Sequence[tuple[str, Look]]) -> 
             label=drawn.key,
         )  # fmt: skip
     axes.set_ylim(-0.7, len(lines) - 0.3)
-    axes.set_yticks(range(len(lines)), [text for text, _ in reversed(lines)], fontsize=FONT)
+    axes.set_yticks(range(len(lines)), names[::-1])
     for tick, (_, drawn) in zip(axes.get_yticklabels(), reversed(lines), strict=True):
         tick.set(color=drawn.ink, gid=f"label:{drawn.key}")
     axes.tick_params(axis="y", length=0)

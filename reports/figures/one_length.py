@@ -51,14 +51,13 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
                 (down - 0.75) / height,
             )
         )
-        panel(axes, frame[frame["pass"].eq(one)], lines)
-        axes.set_yticklabels(names[::-1])
+        panel(axes, frame[frame["pass"].eq(one)], lines, names)
         axes.tick_params(labelleft=column == 0)
         panel_title(axes, PASSES[one])
 
 
-def panel(axes: Axes, rows: pd.DataFrame, lines: Sequence[Row]) -> None:
-    """One pass, a row for each of `lines`, the first at the top."""
+def panel(axes: Axes, rows: pd.DataFrame, lines: Sequence[Row], names: Sequence[str]) -> None:
+    """One pass, a row for each of `lines`, the first at the top, under these names."""
     dense = rows[is_dense(rows)].ms.min()
     axes.set_xlim(rows.ms.min() / 1.3, rows.ms.max() * 1.3)
     ms_axis(axes, "x")
@@ -83,8 +82,7 @@ def panel(axes: Axes, rows: pd.DataFrame, lines: Sequence[Row]) -> None:
                 color=drawn.ink, annotation_clip=False, gid=f"label:{key}",
             )  # fmt: skip
     axes.set_ylim(-0.7, len(lines) - 0.3)
-    names = [text for text, _, _ in reversed(lines)]
-    axes.set_yticks(range(len(lines)), names, fontsize=FONT)
+    axes.set_yticks(range(len(lines)), names[::-1], fontsize=FONT)
     axes.tick_params(axis="y", length=0)
     for tick, (_, drawn, _) in zip(axes.get_yticklabels(), reversed(lines), strict=True):
         tick.set(color=drawn.ink, gid=f"label:{drawn.key}")

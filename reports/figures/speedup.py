@@ -37,7 +37,8 @@ def draw(figure: Figure, frame: pd.DataFrame, crossings: pd.DataFrame) -> None:
             axes, shown[shown["pass"] == one], crossings[crossings["pass"] == one]
         )
         panel_title(axes, PASSES[one])
-        aside(axes, "tinted: faster than the fastest dense kernel", "tinted: ahead of dense")
+        aside(axes, "tinted: faster than the fastest dense kernel", "tinted: ahead of dense",
+              "tinted: faster")  # fmt: skip
         if not is_narrow(figure):
             end_labels(axes, labels, folded)
 
