@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from report_run import PATTERNS, make
 
 from attnbench.mapfile import load_map
-from reports.figures import error_cost, error_length, heads, speedup, triptych
+from reports.figures import error_cost, error_length, heads, labels, speedup, triptych
 from reports.figures.axes import above
 from reports.frame import scaling, tradeoff
 from reports.frame.maps import view
 from reports.frame.tidy import settings
 from reports.run import Run, read
 from reports.sections.command import split
-from reports.style import NARROW, WIDE, house
+from reports.style import NARROW, WIDE, house, look
 
 
 @pytest.fixture(scope="module")
@@ -125,25 +125,35 @@ def test_a_run_of_single_lengths_has_no_empty_panel(run: Run):
     ]  # fmt: skip
 
 
-def test_lines_that_end_early_are_listed_below_the_others(run: Run):
+def test_lines_that_end_early_are_listed_with_their_marks(run: Run):
     cost = scaling.with_speedup(settings(run.cost)[0])
-    early = cost.asked.eq("logsparse") & cost.length.gt(1024)
+    early = cost.asked.isin(["logsparse", "axial"]) & cost.length.gt(1024)
     cost = cost[~early & cost["pass"].eq("fwd")]
     crossed = scaling.crossovers(cost)
-    lines = cost.asked.nunique()
-    figure = drawn(lambda one: speedup.draw(one, cost, crossed), WIDE, 0.9 + 0.125 * lines)
-    found = {one.get_text(): one for one in texts(figure)}
-    assert "timed at few lengths" in found
-    names = [one for one in figure.axes[0].texts if str(one.get_gid()).startswith("label:")]
-    heights = [box_of(one).y0 for one in names if one.get_text() == "logsparse"]
-    others = [box_of(one).y0 for one in names if "at 1k" not in one.get_text()]
-    assert heights == [min(others)]
-    assert not [
-        one for one in figure.axes[0].lines
-        if one.get_label() == "_leader" and one.get_gid() == "label:logsparse@auto"
-    ]  # fmt: skip
-    tall = sorted({round(one.get_position()[1], 3) for one in names})
-    assert min(b - a for a, b in pairwise(tall)) > 0.075  # inches: no text on another
+    figure = drawn(lambda one: speedup.draw(one, cost, crossed), WIDE, 4)
+    assert "timed at few lengths" in {one.get_text() for one in texts(figure)}
+    for asked in ("logsparse", "axial"):
+        parts = [one for one in figure.axes[0].lines if one.get_gid() == f"label:{asked}@auto"]
+        assert [one.get_label() for one in parts] == ["_key"], "a mark, and no leader"
+        said = [one for one in figure.axes[0].texts if one.get_gid() == f"label:{asked}@auto"]
+        assert [one.get_text().endswith("at 1k") for one in said] == [False, True]
+
+
+def test_listed_lines_and_labels_keep_out_of_each_others_way():
+    def made(names: str, y: float) -> list[labels.Label]:
+        return [labels.Label(x=1, y=y, text=one, look=look(one), key=one) for one in names]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes((0.1, 0.1, 0.5, 0.8))
+        labels.end_labels(axes, made("abcdefgh", 0), made("ijklm", 0.5))
+
+    figure = drawn(draw, WIDE, 2.5)
+    heights = {one.get_text(): one.get_position()[1] for one in figure.axes[0].texts}
+    assert len(heights) == 8 + 5 + 1
+    places = sorted(heights, key=heights.__getitem__)
+    assert places[5] == "timed at few lengths"
+    assert sorted(places[:5]) == list("ijklm")
+    assert min(heights[b] - heights[a] for a, b in pairwise(places)) > 0.1  # inches: 7 points
 
 
 def cells(layers: int, heads_: int) -> pd.DataFrame:
