@@ -93,8 +93,8 @@ def table(shown: Table, *, caption: bool = True) -> str:
 
 
 def _is_short(shown: Table, column: str) -> bool:
-    """Whether all cells of a column are short enough to stay in one line on a phone."""
-    return all(len(shown.text(column, value)) <= 18 for value in shown.frame[column])
+    """Whether all cells of a column are short enough to stay in one line."""
+    return all(len(shown.text(column, value)) <= 40 for value in shown.frame[column])
 
 
 def _is_number(column: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -63,8 +64,12 @@ def _parts(own: Sequence[Mapping[str, Any]]) -> Table:
 def _text(key: str, value: Any) -> str:
     if value is None or value == []:
         return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not isinstance(value, list):
         return str(value)
-    if key in _LENGTHS:
-        return joined(size_text(n) for n in value)
-    return joined(map(str, value))
+    if key not in _LENGTHS:
+        return joined(map(str, value))
+    if len(value) > 3 and all(2 * a == b for a, b in pairwise(value)):
+        return f"{size_text(value[0])} to {size_text(value[-1])}, doubled"
+    return joined(size_text(n) for n in value)
