@@ -14,7 +14,7 @@ from report_run import PATTERNS, make
 
 from attnbench.mapfile import load_map
 from reports.figures import error_cost, error_length, heads, labels, speedup, triptych
-from reports.figures.axes import above
+from reports.figures.axes import above, length_axis
 from reports.frame import scaling, tradeoff
 from reports.frame.maps import view
 from reports.frame.tidy import settings
@@ -207,6 +207,20 @@ def test_signed_ticks_are_short():
     assert triptych._signed(-0.0028) == "\u22120.0028"
     assert triptych._signed(0) == "0"
     assert np.all(["e" not in triptych._signed(x) for x in (3e-5, -2e-9, 0.5)])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "named"),
+    [
+        ([4096, 16001, 16384, 65536], [4096, 16384, 65536]),
+        ([2**n for n in range(10, 17)], [2**n for n in range(10, 17)]),
+        ([2**n for n in range(10, 21)], [2**n for n in range(10, 21, 2)]),
+        ([1000], [1000]),
+    ],
+)
+def test_names_of_lengths_do_not_touch(lengths: list[int], named: list[int]):
+    figure = drawn(lambda one: length_axis(one.add_subplot(), lengths), NARROW, 2)
+    assert figure.axes[0].get_xticks().tolist() == named
 
 
 def test_parts_of_a_matrix_are_told_by_what_differs():

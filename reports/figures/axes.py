@@ -17,17 +17,29 @@ def is_narrow(figure: Figure) -> bool:
 
 
 def length_axis(axes: Axes, lengths: Iterable[int], *, label: bool = True) -> None:
-    """A log2 axis with a tick at each measured length, thinned to eight."""
+    """A log2 axis with a tick at each measured length that has room for its name."""
     found = sorted({int(n) for n in lengths})
     axes.set_xscale("log", base=2)
     if found:
         axes.set_xlim(found[0] / 1.12, found[-1] * 1.12)
-    shown = found[:: max(1, math.ceil(len(found) / 8))]
+    shown = _apart(found)
     axes.xaxis.set_major_locator(FixedLocator([float(n) for n in shown]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size_text(x)))
     if label:
         axes.set_xlabel("length (tokens)")
+
+
+def _apart(lengths: Sequence[int]) -> list[int]:
+    """The lengths whose names do not touch: of neighbours the one with more factors of two."""
+    if len(lengths) < 2:
+        return list(lengths)
+    least = math.log2(lengths[-1] / lengths[0]) / 8.5
+    shown: list[int] = []
+    for length in sorted(lengths, key=lambda n: (-(n & -n), n)):
+        if all(abs(math.log2(length / other)) >= least for other in shown):
+            shown.append(length)
+    return sorted(shown)
 
 
 def ms_axis(axes: Axes, which: str = "y") -> None:
