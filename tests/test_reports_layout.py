@@ -14,7 +14,7 @@ from report_run import PATTERNS, make
 
 from attnbench.mapfile import load_map
 from reports.figures import error_cost, error_length, heads, labels, speedup, triptych
-from reports.figures.axes import above, length_axis
+from reports.figures.axes import above, bytes_axis, length_axis, ms_axis
 from reports.frame import scaling, tradeoff
 from reports.frame.maps import view
 from reports.frame.tidy import settings
@@ -221,6 +221,20 @@ def test_signed_ticks_are_short():
 def test_names_of_lengths_do_not_touch(lengths: list[int], named: list[int]):
     figure = drawn(lambda one: length_axis(one.add_subplot(), lengths), NARROW, 2)
     assert figure.axes[0].get_xticks().tolist() == named
+
+
+@pytest.mark.parametrize("axis", [bytes_axis, ms_axis])
+def test_an_axis_of_nearly_equal_numbers_has_two_names(axis):
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot([1, 2], [1.31e8, 1.32e8])
+        axis(axes)
+
+    axes = drawn(draw, NARROW, 2).axes[0]
+    low, high = axes.get_ylim()
+    assert sum(low <= one <= high for one in axes.get_yticks()) >= 2
+    assert low < 1.31e8
+    assert high > 1.32e8
 
 
 def test_parts_of_a_matrix_are_told_by_what_differs():

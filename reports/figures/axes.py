@@ -10,6 +10,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from reports.style import FAINT, INK, PAPER
 from reports.text import above_text, bytes_text, ms_text, size_text
 
+LEAST = 5.0
+"""The ratio of the ends of a logarithmic axis of times or bytes, at least."""
+
 
 def is_narrow(figure: Figure) -> bool:
     """Whether the figure is one column of a paper, or a phone, wide."""
@@ -56,6 +59,10 @@ def _log_axis(axes: Axes, which: str, text: object, base: int = 10) -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log", base=base)
     low, high = sorted(axes.get_ylim() if which == "y" else axes.get_xlim())
+    if low > 0 and high / low < LEAST:  # so that at least two ticks have a name
+        wider = math.sqrt(LEAST * low / high)
+        low, high = low / wider, high * wider
+        (axes.set_ylim if which == "y" else axes.set_xlim)(low, high)
     decades = math.log10(high / low) if low > 0 else 1
     if base == 10:
         subs = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3 else (1.0,)
