@@ -63,6 +63,20 @@ def test_a_long_table_is_cut_in_the_middle_of_a_row(browser, page: Path):
     assert all(0.3 < share < 0.7 for share in shares), shares
 
 
+def test_on_a_phone_the_names_of_a_table_stay_in_sight(browser, page: Path):
+    visit(browser, page, 390)
+    found = browser.execute_script(
+        """const box = [...document.querySelectorAll("#cost .table .scroll")]
+             .find((one) => one.scrollWidth > one.clientWidth + 60);
+        box.scrollLeft = 60;
+        const parts = [box, box.querySelector("tbody th"), box.querySelector("tbody td")];
+        const [left, name, cell] = parts.map((one) => one.getBoundingClientRect().left);
+        return [name - left, cell - left, box.querySelector("tbody th").offsetWidth];"""
+    )
+    assert abs(found[0]) <= 1
+    assert found[1] < found[2], "the cells move below the names"
+
+
 def test_tables_sort_and_the_theme_switches(browser, page: Path):
     visit(browser, page, 1280)
     column = """return [...document.querySelectorAll('#cost .table tbody tr')]
