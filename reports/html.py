@@ -69,6 +69,8 @@ def table(shown: Table, *, caption: bool = True) -> str:
         f'<th scope="col"{" class=n" if number and place else ""}>{escape(column)}</th>'
         for place, (column, number) in enumerate(zip(shown.frame.columns, numeric, strict=True))
     )
+    # On a phone long names take several lines.
+    wide = bool(short) and not _is_short(shown, str(shown.frame.columns[0]), 16)
     rows = []
     for record in shown.frame.itertuples(index=False):
         cells: list[str] = []
@@ -76,7 +78,9 @@ def table(shown: Table, *, caption: bool = True) -> str:
         for column, value, number, brief in columns:
             text = escape(shown.text(str(column), value))
             order = f' data-v="{value:.9g}"' if number else ""
-            kind = " class=n" if number and cells else " class=s" if brief and cells else ""
+            kind = " class=n" if number else " class=s" if brief else " class=l"
+            if not cells:
+                kind = " class=w" if wide else ""
             tag = "td" if cells else "th scope=row"
             cells.append(f"<{tag}{kind}{order}>{text}</{tag[:2]}>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -92,9 +96,9 @@ def table(shown: Table, *, caption: bool = True) -> str:
     )
 
 
-def _is_short(shown: Table, column: str) -> bool:
+def _is_short(shown: Table, column: str, most: int = 40) -> bool:
     """Whether all cells of a column are short enough to stay in one line."""
-    return all(len(shown.text(column, value)) <= 40 for value in shown.frame[column])
+    return all(len(shown.text(column, value)) <= most for value in shown.frame[column])
 
 
 def _is_number(column: Any) -> bool:
