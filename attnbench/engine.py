@@ -132,11 +132,9 @@ def run(
                 )
             )
         )
-        here = count and not scheduler
-        for text in (*book.said, *(_busy(found["device"]) if here else ())):
+        remarks = _remarks(origin, None if scheduler else found["device"])
+        for text in (*book.said, *(remarks if count else ["nothing left to do"])):
             progress.say(text)
-        if not count:
-            progress.say("nothing left to do")
         measures: list[Measure] = [measure or Measurer(origin, protocol, folder)]
         if crew:
             crew.belongs_to(origin)
@@ -174,8 +172,10 @@ def _ceilings(
     known: dict[str, Any] = machines.get(origin.machine, {})
     dtypes = tuple(sorted({part.dtype for part in timed}))
     before = known.get("ceilings")
-    if before is None or set(dtypes) - before["matmul_flops_per_s"].keys():
-        before = measured(dtypes)
+    lacking = before is None or set(dtypes) - before["matmul_flops_per_s"].keys()
+    if lacking or ceilings.doubtful(before):
+        found = measured(dtypes)
+        before = found if lacking else ceilings.best_of([before, found])
         machine = known | {"ceilings": before}
         write_document(book.run, MACHINE, machines | {origin.machine: machine})
         if timed[0].device == "cuda":
@@ -183,7 +183,13 @@ def _ceilings(
     return before
 
 
-def _busy(device: str) -> Iterator[str]:
+def _remarks(origin: Origin, device: str | None) -> Iterator[str]:
+    """What makes numbers doubtful before any is there; `device` None where it is not here."""
+    if doubts := ceilings.doubtful(origin.ceilings or {}):
+        yield (
+            f"the machine was busy while its ceilings were measured ({', '.join(doubts)}): shares "
+            "of the roof may be too high"
+        )
     load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
     if device == "cpu" and load > _BUSY * cores:
         yield (
