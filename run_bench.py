@@ -4,6 +4,7 @@
 import argparse
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.arguments import parser
 from attnbench.requests import frontier_options, matrix_options
+from attnbench.stop import Terminated, terminable
 from attnbench.typed import memory_bytes, positive, whole
 
 if TYPE_CHECKING:
@@ -23,11 +25,15 @@ _RUNS = Path("runs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input) or 130 (stopped)."""
+    """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input), 130 or 143 (ended)."""
     typed = parser(_COMMANDS).parse_args(arguments)
     typed.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code: int = typed.command(typed)
+        with terminable():
+            code: int = typed.command(typed)
+    except Terminated:
+        print("ended by SIGTERM: the group in flight is lost, the rest is kept", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("stopped at once: the group in flight is lost, the rest is kept", file=sys.stderr)
         return 130
@@ -62,6 +68,7 @@ def quick(_typed: argparse.Namespace) -> int:
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
     from attnbench import engine, launches
+    from attnbench.child import end_with_parent
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
     from attnbench.requests import engine_options
@@ -72,6 +79,8 @@ def run(typed: argparse.Namespace) -> int:
     if typed.budget is not None and not typed.budget > 0:
         raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
     count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
+    if launch > 1:
+        end_with_parent(os.getppid())
     budget_s = None if typed.budget is None else 60 * typed.budget / count
     options = matrix_options(typed)
     where = engine_options(typed)
@@ -159,7 +168,7 @@ def advise(typed: argparse.Namespace) -> int:
         raise BadInput(f"--max-error must be 0 or more, got {typed.max_error}")
     found = advice.advise(
         typed.run,
-        length=whole(typed.length, "--length"),
+        length=positive(typed.length, "--length"),
         one=typed.one,
         max_error=typed.max_error,
         max_bytes=memory_bytes(typed.max_memory, "--max-memory") if typed.max_memory else None,

@@ -171,11 +171,12 @@ def _ceilings(
     machines = read_document(book.run, MACHINE) or {}
     known: dict[str, Any] = machines.get(origin.machine, {})
     dtypes = tuple(sorted({part.dtype for part in timed}))
-    before = known.get("ceilings")
-    lacking = before is None or set(dtypes) - before["matmul_flops_per_s"].keys()
-    if lacking or ceilings.doubtful(before):
+    before: dict[str, Any] | None = known.get("ceilings")
+    if before and set(dtypes) - before.get("matmul_flops_per_s", {}).keys():
+        before = None
+    if before is None or ceilings.doubtful(before):
         found = measured(dtypes)
-        before = found if lacking else ceilings.best_of([before, found])
+        before = found if before is None else ceilings.best_of([before, found])
         machine = known | {"ceilings": before}
         write_document(book.run, MACHINE, machines | {origin.machine: machine})
         if timed[0].device == "cuda":

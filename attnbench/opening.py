@@ -30,7 +30,7 @@ def open_run(
         raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
     if known is not None:
         expect_same_origin(folder, known, origin)
-        before = known["matrix"]
+        before = known.get("matrix") or []
         new = [part for part in parts if part not in before]
         if new and not extend:
             raise BadInput(
@@ -68,6 +68,8 @@ def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -
     Raises:
         BadInput: it did; `known` is the folder's run.json.
     """
+    if not isinstance(known.get("version"), str) or not isinstance(known.get("machine"), str):
+        raise BadInput(f"{folder / RUN} names no version and machine: choose another --out")
     if not same_code(known["version"], origin.version):
         raise BadInput(
             f"{folder} was measured by code {known['version']}, and this is "

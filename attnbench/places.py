@@ -138,7 +138,9 @@ def ceilings_of_all(members: Sequence[HasCeilings], dtypes: tuple[str, ...]) -> 
     """The best of what all places measure, side by side; `places` has each of several."""
     threads = ThreadPoolExecutor(len(members))
     try:
-        found = [*threads.map(lambda member: member.ceilings(dtypes), members)]
+        found: list[dict[str, Any]] = [
+            *threads.map(lambda member: member.ceilings(dtypes), members)
+        ]
     finally:
         threads.shutdown(wait=False)  # Ctrl-C waits for nobody: their processes are ended next
     if len(found) == 1:

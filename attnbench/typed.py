@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from attnbench.case import Pass
 
 
+_MOST = 1 << 40  # of any size that is counted: beyond, nothing could even be asked for
+
+
 def retried(typed: list[str] | None) -> tuple[str, ...]:
     """The statuses whose cases are done again.
 
@@ -97,13 +100,15 @@ def positive(text: str, what: str) -> int:
     """A whole number above 0, such as 4096 or 4k.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or larger than anything.
     """
     from patterns.errors import BadInput
 
     found = whole(text, what)
     if found < 1:
         raise BadInput(f"{what} must be at least 1, got {found}")
+    if found > _MOST:
+        raise BadInput(f"{what} must be at most {_MOST}, got {found}")
     return found
 
 

@@ -263,6 +263,21 @@ def test_workers_die_with_a_parent_that_is_killed_and_the_run_goes_on(tmp_path: 
     assert set(found.values()) == {1}
 
 
+def test_a_further_launch_dies_with_a_parent_that_is_killed(tmp_path: Path):
+    run = tmp_path / "run"
+    typed = ("--pattern", "uniform", "--length", "16", "--no-baselines", "--launches", "2")
+    first = started(run, *typed, "--engine", "inline")
+    while "launch 2 of 2" not in first.stderr.readline():
+        pass
+    (launch,) = psutil.Process(first.pid).children()
+    while not (run / "launches" / "2" / ".lock").exists():  # it is past its start by then
+        assert launch.is_running()
+        time.sleep(0.01)
+    first.kill()
+    assert gone(launch)
+    first.communicate()
+
+
 def test_ctrl_c_ends_after_the_group_in_flight(tmp_path: Path):
     run = tmp_path / "run"
     first = started(run, *MANY, "--source", "needle", "--pass", "fwd")

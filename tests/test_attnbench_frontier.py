@@ -190,6 +190,19 @@ def test_what_would_take_too_long_is_not_waited_for(
     assert max(ran) == 1984
 
 
+def test_a_compiler_is_waited_for_once_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held, called = frontier._held, []
+
+    def slow_at_first(one: Any, *rest: Any) -> tuple[int, float]:
+        called.append(one.length)
+        return held(one, *rest)[0], 20.0 if called.count(one.length) == 1 else 0.1
+
+    monkeypatch.setattr(frontier, "_held", slow_at_first)
+    (record,) = found_by(tmp_path, "uniform", length=4096, most_seconds=2.0)
+    assert (record["status"], record["frontier"]["longest"]) == ("ok", 4096)
+    assert called == [1024, 1024, 2048, 2048, 4096, 4096]
+
+
 def test_nothing_beyond_the_longest_asked_for_is_tried(tmp_path: Path):
     (record,) = found_by(tmp_path, "uniform", length=2048)
     assert (record["frontier"]["longest"], record["frontier"]["too_long"]) == (2048, None)
