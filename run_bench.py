@@ -2,6 +2,7 @@
 """The command line: one function a sub-command. `python run_bench.py --help` lists them."""
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from attnbench.presets import Plan
 
 _RUNS = Path("runs")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write raises names no file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _NO_ROOM:
             raise
-        print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        what = "write" if error.filename is None else f"use {error.filename}"
+        print(f"cannot {what}: {error.strerror}", file=sys.stderr)
         return 2
     except (ValueError, NotImplementedError, RuntimeError) as error:
         known = _exit_code_of(error)

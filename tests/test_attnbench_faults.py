@@ -266,7 +266,7 @@ def test_workers_die_with_a_parent_that_is_killed_and_the_run_goes_on(tmp_path: 
 def test_a_further_launch_dies_with_a_parent_that_is_killed(tmp_path: Path):
     run = tmp_path / "run"
     typed = ("--pattern", "uniform", "--length", "16", "--no-baselines", "--launches", "2")
-    first = started(run, *typed, "--engine", "inline")
+    first = started(run, *typed, "--engine", "inline", "--source", "needle", "--budget", "0.05")
     while "launch 2 of 2" not in first.stderr.readline():
         pass
     (launch,) = psutil.Process(first.pid).children()
