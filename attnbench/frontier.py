@@ -26,6 +26,7 @@ from patterns.base import Implementation
 
 SHORTEST = 1024
 _USABLE = 0.9  # of the free memory; more is not tried
+_SLOWNESS = 8.0  # of a typical pattern, against the least time; beyond, something else took it
 _FIELDS = (
     *("asked", "backend", "causal", "length", "heads", "kv_heads", "dim", "dtype", "device"),
     *("source", "seed", "pass_", "batch"),
@@ -186,7 +187,8 @@ def _tried(
         return found("time", None, f"a call takes at least {prediction.least_s:.0f} s")
     try:
         held, took = _held(one, pattern, implementation, device)
-        if took > case.most_seconds:  # perhaps a compiler's time, which is spent only once
+        odd = one.length == SHORTEST or _SLOWNESS * prediction.least_s < case.most_seconds
+        if odd and took > case.most_seconds:  # a compiler's time, perhaps, which is spent once
             held, took = _held(one, pattern, implementation, device)
     except Exception as error:
         ended = ending(error)
