@@ -238,6 +238,25 @@ def gone(process: psutil.Process, within_s: float = 5.0) -> bool:
     return False
 
 
+def test_a_worker_runs_our_code_also_where_the_current_folder_has_another_copy(tmp_path: Path):
+    (tmp_path / "attnbench").mkdir()
+    (tmp_path / "attnbench" / "__init__.py").write_text("raise SystemExit('another checkout')\n")
+    typed = ["--length", "16", "--pattern", "uniform", "--no-baselines", "--budget", "0.05"]
+    made = command(tmp_path / "run", *typed, "--source", "needle", "--plugin", str(PLUGIN))
+    made[1] = str(ROOT / made[1])
+    done = subprocess.run(
+        made,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 ok" in done.stdout
+
+
 MANY = ("--pattern", "uniform", "--length", ",".join(map(str, range(16, 40))), "--no-baselines")
 
 

@@ -8,7 +8,7 @@ import pytest
 from attnbench import outcome
 from attnbench.case import CostCase, Group, case_key
 from attnbench.child import Job
-from attnbench.isolated import Isolated
+from attnbench.isolated import Isolated, telling
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin
 from attnbench.worker import Broken
 
@@ -195,3 +195,17 @@ def test_records_that_nobody_wants_end_the_worker():
     next(records)
     records.close()
     assert workers[0].closed
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("", ""),
+        ("Traceback\n  File x\nValueError: no such thing\n", "ValueError: no such thing"),
+        ("terminate: bad_alloc\nFatal Python error: Aborted\n\n<no Python frame>\n",
+         "terminate: bad_alloc"),
+        ("Fatal Python error: Aborted\n\n<no Python frame>\n", "Fatal Python error: Aborted"),
+    ],
+)  # fmt: skip
+def test_of_what_a_process_said_at_its_end_the_reason_is_told(output: str, line: str):
+    assert telling(output) == line
