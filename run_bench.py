@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from attnbench.arguments import parser
 from attnbench.requests import frontier_options, matrix_options
 from attnbench.stop import Terminated, terminable
-from attnbench.typed import memory_bytes, positive, whole
+from attnbench.typed import memory_bytes, positive, seconds_of, whole
 
 if TYPE_CHECKING:
     from attnbench.engine import Result
@@ -76,15 +76,12 @@ def run(typed: argparse.Namespace) -> int:
     from attnbench.presets import overridden, preset
     from attnbench.requests import engine_options
     from attnbench.typed import retried
-    from patterns.errors import BadInput
 
-    retry = retried(typed.retry)
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    retry, whole_s = retried(typed.retry), seconds_of(typed.budget)
     count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
     if launch > 1:
         end_with_parent(os.getppid())
-    budget_s = None if typed.budget is None else 60 * typed.budget / count
+    budget_s = None if whole_s is None else whole_s / count
     options = matrix_options(typed)
     where = engine_options(typed)
     _load_plugins(typed)
@@ -246,12 +243,9 @@ def evaluate(typed: argparse.Namespace) -> int:
     from attnbench.requests import evaluation
     from attnbench.stack_table import stack_table
     from attnbench.typed import retried
-    from patterns.errors import BadInput
 
     started = time.monotonic()
-    retry = retried(typed.retry)
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    retry, budget_s = retried(typed.retry), seconds_of(typed.budget)
     asked = evaluation(typed)
     expect_sense(asked)
     loaded = evaluating.load(asked, typed.text)
@@ -266,7 +260,7 @@ def evaluate(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=retry,
         extend=typed.extend,
-        until=math.inf if typed.budget is None else started + 60 * typed.budget,
+        until=math.inf if budget_s is None else started + budget_s,
     )
     return _told(result, folder, report=True)
 
@@ -278,13 +272,10 @@ def stack(typed: argparse.Namespace) -> int:
     from attnbench import engine
     from attnbench.requests import stack_request
     from attnbench.stack_time import expect_stack, table, time_stacks
-    from patterns.errors import BadInput
 
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    budget_s = seconds_of(typed.budget) or 120.0
     asked = stack_request(typed)
     expect_stack(asked)
-    budget_s = 60 * (typed.budget or 2.0)
     times, folder = typed.times, typed.out or _fresh_folder("stack")
     code = 0
     if times is None:  # half the time for single layers, half for the stacks

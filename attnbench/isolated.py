@@ -176,7 +176,7 @@ class Isolated:
         return message["hello"]
 
     def _record(self, case: AnyCase, group: Group, ended: Ended) -> Record:
-        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        role = group.role(case)
         return record(case, self._expected(), role=role, ended=ended)
 
     def _expected(self) -> Origin:

@@ -96,6 +96,19 @@ def memory_bytes(text: str, what: str) -> float:
     return float(match[1]) * float((1024 if match[3] else 1000) ** power)
 
 
+def seconds_of(minutes: float | None) -> float | None:
+    """The seconds of a --budget; None where none was typed.
+
+    Raises:
+        BadInput: it is no time.
+    """
+    from patterns.errors import BadInput
+
+    if minutes is not None and not minutes > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {minutes}")
+    return None if minutes is None else 60 * minutes
+
+
 def positive(text: str, what: str) -> int:
     """A whole number above 0, such as 4096 or 4k.
 

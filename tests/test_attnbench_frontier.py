@@ -273,7 +273,10 @@ def test_a_run_without_frontiers_has_no_table(tmp_path: Path):
     ("arguments", "said"),
     [
         (["--memory", "much"], "--memory expects a size"),
-        (["--memory", "900TiB"], "more than this machine"),
+        (
+            ["--memory", "900TiB", "--pattern", "uniform", "--length", "1k"],
+            "more than this machine",
+        ),
         (["--length", "512"], "--length must be at least 1024"),
         (["--seconds", "0"], "--seconds must be more than 0"),
         (["--pass", "sideways"], "unknown pass"),
