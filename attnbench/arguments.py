@@ -102,6 +102,11 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     _add_places(one)
     _add_plugin(one)
     one.add_argument("--dry-run", action="store_true", help="list the cases, with what they need")
+    one.add_argument(
+        "--compile-ahead",
+        metavar="N",
+        help="let so many processes compile the kernels of a GPU before anything is measured",
+    )
 
 
 def _add_places(one: argparse.ArgumentParser) -> None:
