@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patterns.kernels import fixed
-from patterns.kernels.fixed import Fixed
+from patterns.kernels.fixed_form import Fixed
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
