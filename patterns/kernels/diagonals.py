@@ -13,6 +13,7 @@ from torch import Tensor
 from patterns.computed import count
 from patterns.kernels import diagonals_kernels as kernels
 from patterns.kernels.launching import on_device_of, unit_rows
+from patterns.kernels.prepared import launch
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
 _LIBRARY.define(
@@ -56,7 +57,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     cut = _cut(q)
     count(lambda: batch * heads * _computed_pairs(length, causal))
     with on_device_of(q):
-        kernels.diagonals_forward[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+        launch(
+            kernels.diagonals_forward, triton.cdiv(length, cut["ROWS"]) * batch * heads,
             q, k, v, out, lse, scale / math.log(2), length, heads, heads // k.shape[1],
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
             CAUSAL=causal, **cut,
@@ -95,13 +97,15 @@ def _backward(
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     with on_device_of(q):
         cut = _cut(q)
-        kernels.diagonals_backward_queries[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+        launch(
+            kernels.diagonals_backward_queries, triton.cdiv(length, cut["ROWS"]) * batch * heads,
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, heads, group,
             *strides, *out.stride()[:3], *grad.stride()[:3], *dq.stride()[:3],
             CAUSAL=causal, **cut,
         )  # fmt: skip
         cut = _cut(q, numbers=2048)  # four tiles of float32 at once
-        kernels.diagonals_backward_keys[(triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,)](
+        launch(
+            kernels.diagonals_backward_keys, triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,
             q, k, v, grad, lse, delta, dk, dv, base2, scale, length, heads, group,
             *strides, *grad.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
             CAUSAL=causal, **cut,

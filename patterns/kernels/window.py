@@ -14,6 +14,7 @@ from torch import Tensor
 from patterns.computed import band_pairs, count
 from patterns.kernels import window_kernels as kernels
 from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.prepared import launch
 from patterns.kernels.window_tiles import Tiles, sink_parts, tiles
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
@@ -64,7 +65,8 @@ def _forward(
     cut = tiles("forward", width, q.dtype, q.device)
     count(lambda: batch * heads * _computed_pairs(length, window, sink, causal, cut))
     with on_device_of(q):
-        kernels.window_forward[(triton.cdiv(length, cut.rows) * batch * heads,)](
+        launch(
+            kernels.window_forward, triton.cdiv(length, cut.rows) * batch * heads,
             q, k, v, out, lse, scale / math.log(2), length, window, sink, heads,
             heads // k.shape[1], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
             *out.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
@@ -123,7 +125,8 @@ def _backward(
     grad_strides = grad.stride()[:3]
     with on_device_of(q):
         cut = tiles("queries", width, q.dtype, q.device)
-        kernels.window_backward_queries[(triton.cdiv(length, cut.rows) * batch * heads,)](
+        launch(
+            kernels.window_backward_queries, triton.cdiv(length, cut.rows) * batch * heads,
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, window, sink, heads, group,
             *q_strides, *k_strides, *v_strides, *out.stride()[:3], *grad_strides,
             *dq.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
@@ -137,7 +140,8 @@ def _backward(
             parts = sink_parts(length, cut.rows, programs, q.device)
             shares = delta.new_empty(2, parts, batch, kv_heads, sink, width)
             sink_dk, sink_dv = shares.unbind()
-            kernels.window_backward_sinks[(parts * programs,)](
+            launch(
+                kernels.window_backward_sinks, parts * programs,
                 q, k, v, grad, lse, delta, sink_dk, sink_dv,
                 base2, length, window, sink, parts, heads, group,
                 *q_strides, *k_strides, *v_strides, *grad_strides,
@@ -145,7 +149,8 @@ def _backward(
                 num_warps=cut.warps, num_stages=cut.stages,
             )  # fmt: skip
         cut = tiles("keys", width, q.dtype, q.device)
-        kernels.window_backward_keys[(triton.cdiv(length, cut.keys) * batch * kv_heads,)](
+        launch(
+            kernels.window_backward_keys, triton.cdiv(length, cut.keys) * batch * kv_heads,
             q, k, v, grad, lse, delta, dk, dv, sink_dk, sink_dv,
             base2, scale, length, window, sink, parts, heads, group,
             *q_strides, *k_strides, *v_strides, *grad_strides,
