@@ -22,12 +22,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     return forward(q, k, v, form, indexed=False)[0]
 
 
-def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> tuple[Tensor, ...]:
+def empty_results(
+    q: Tensor, k: Tensor, v: Tensor, form: Fixed, indexed: bool = True
+) -> tuple[Tensor, ...]:
     """Room for what `forward` returns, in its order."""
     sizes = Sizes(q.shape, k.shape[1], q.dtype, precision(q), form)
     lines, far, regions = sizes.lines, sizes.columns, sizes.regions
     length, dim = q.shape[2:]
-    largest = regions if form.kind == "max" else 0
+    largest = regions if indexed and form.kind == "max" else 0
     whole = torch.promote_types(q.dtype, torch.float32)
     return (
         q.new_empty(q.shape),
@@ -51,7 +53,7 @@ def forward(
         indexed: a backward will follow, which needs to know where each maximum was.
     """
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
-    results = empty_results(q, k, v, form)
+    results = empty_results(q, k, v, form, indexed)
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     launches = forward_launches(
         q.shape, k.shape[1], q.dtype, precision(q), form,
@@ -83,8 +85,8 @@ def backward(
     part_key = torch.empty(room.part_keys, **single)
     part_value = torch.empty(room.part_keys, **single)
     part_bias = torch.empty(room.part_biases, **single)
-    grad_key, grad_value, grad_query = torch.empty(room.region_keys, **single)
-    grad_bias, middle = torch.empty(room.region_biases, **single)
+    grad_key, grad_value, grad_query = torch.empty(room.region_keys, **single).unbind()
+    grad_bias, middle = torch.empty(room.region_biases, **single).unbind()
     dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
     parts = part_key, part_value, part_bias
     with on_device_of(q):
