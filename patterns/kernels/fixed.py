@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from patterns.computed import count
+from patterns.kernels import by_hand
 from patterns.kernels.fixed_form import Fixed, Sizes
 from patterns.kernels.fixed_launches import backward_launches, forward_launches
 from patterns.kernels.launching import on_device_of, precision, unit_rows
@@ -16,10 +17,7 @@ from patterns.kernels.launching import on_device_of, precision, unit_rows
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        found: Tensor = _Function.apply(q, k, v, form)
-        return found
-    return forward(q, k, v, form, indexed=False)[0]
+    return by_hand.attend(forward, backward, q, k, v, form)
 
 
 def empty_results(
@@ -104,17 +102,3 @@ def backward(
             q, k, v, grad, lse, delta, far_key, far_value, far_bias, first_query, grad_query, dq
         )
     return dq, dk, dv
-
-
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
-        kept = forward(q, k, v, form)
-        ctx.save_for_backward(q, k, v, *kept)
-        ctx.form = form
-        return kept[0]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, *kept = ctx.saved_tensors
-        return *backward(grad, q, k, v, tuple(kept), ctx.form), None
