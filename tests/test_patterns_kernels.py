@@ -100,8 +100,6 @@ def test_equal_maxima_go_to_the_first(dtype: torch.dtype):
 
 
 def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
-    from patterns.kernels import fixed_operator
-
     inputs = draw_inputs(29, dim=16, dtype=torch.float32)
     form = pattern("combiner-fixed[block=8,summary=variational,sink=2]")
 
@@ -115,5 +113,7 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
     assert max(worst(x, y) for x, y in pairs) == 0
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
-        fixed_operator._forward, (*inputs, 8, 0, 2, "variational", True, 0.25), test_utils=checks
+        torch.ops.attnbench.combiner_fixed.default,
+        (*inputs, 8, 0, 2, "variational", True, 0.25),
+        test_utils=checks,
     )

@@ -105,4 +105,15 @@ def _backward(
     return dq, dk, dv
 
 
-register("diagonals", "float scale, bool causal", forward=_forward, room=_room, backward=_backward)
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(unit_rows(x))
+
+
+register(
+    "diagonals",
+    "float scale, bool causal",
+    forward=_forward,
+    room=_room,
+    backward=_backward,
+    gradient=_like,
+)

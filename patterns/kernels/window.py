@@ -158,10 +158,15 @@ def _backward(
     return dq, dk, dv
 
 
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(unit_rows(x))
+
+
 register(
     "window",
     "float scale, int window, int sink, bool causal",
     forward=_forward,
     room=_room,
     backward=_backward,
+    gradient=_like,
 )
