@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from patterns.kernels import fixed_backward, fixed_forward, fixed_summary, tuned
+from patterns.kernels import (
+    fixed_back_queries,
+    fixed_back_tokens,
+    fixed_backward,
+    fixed_forward,
+    fixed_summary,
+    tuned,
+)
 from patterns.kernels.fixed_form import KINDS, Fixed, Sizes
 from patterns.kernels.prepared import Launch
 
@@ -174,13 +181,13 @@ def backward_launches(
         far=far,
         summaries=summaries,
         tokens=Launch(
-            fixed_backward.token_gradients,
+            fixed_back_tokens.token_gradients,
             sizes.blocks * -(-form.block // owned.keys) * (lines // sizes.group),
             (*steps, *sizes.counts, lines, splits),
             {**sizes.reading, **shared, **_cut(owned), "KIND": kind, "SINKS": sizes.sink > 0},
         ),
         queries=Launch(
-            fixed_backward.query_gradients,
+            fixed_back_queries.query_gradients,
             sizes.blocks * -(-form.block // asking.queries) * lines,
             (*steps, *sizes.counts, lines),
             {**sizes.far_reading, **shared, **_cut(asking), "KIND": kind},
