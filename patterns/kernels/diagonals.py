@@ -1,6 +1,6 @@
-"""Attention to keys at power-of-two distances: `torch.library` operators over the Triton kernels.
+"""Attention to keys at power-of-two distances: launching its Triton kernels.
 
-Opaque to torch.compile, captured by CUDA graphs; grouped heads read their shared keys in place.
+Operators of `torch.library` for compiled code; grouped heads read their shared keys in place.
 """
 
 import math

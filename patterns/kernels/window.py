@@ -1,6 +1,6 @@
-"""The fused sliding window with sinks: `torch.library` operators over the Triton kernels.
+"""The fused sliding window with sinks: launching its Triton kernels.
 
-As operators they are opaque to torch.compile, and nothing in them waits for the device, so that a
+Compiled code meets them as operators of `torch.library`. Nothing waits for the device, so that a
 CUDA graph captures them. Grouped heads read their shared keys and values in place.
 """
 
