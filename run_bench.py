@@ -259,6 +259,27 @@ def evaluate(typed: argparse.Namespace) -> int:
     return _told(result, folder, report=True)
 
 
+def choose(typed: argparse.Namespace) -> int:
+    """Print the schedule in which every head has the pattern that harms it least."""
+    from attnbench import evaluate as evaluating
+    from attnbench.calibration import calibrated, expect_choice, told
+    from attnbench.head_choice import choose as choose_heads
+    from attnbench.matching import wanted_keys
+    from attnbench.requests import calibration
+
+    asked = calibration(typed)
+    expect_choice(asked)
+    loaded = evaluating.load(asked, typed.text)
+    candidates = calibrated(asked, loaded)
+    keys = None if asked.keys is None else wanted_keys(asked.keys, asked.length)
+    found = choose_heads(candidates, keys=keys)
+    print(told(candidates, found, loaded.reader.sizes), file=sys.stderr)
+    if typed.out:
+        typed.out.write_text(found.spec + "\n", encoding="utf-8")
+    print(found.spec)
+    return 0
+
+
 def stack(typed: argparse.Namespace) -> int:
     """Time the prefill of a stack of attention layers against what single ones predict."""
     import json
@@ -289,6 +310,30 @@ def stack(typed: argparse.Namespace) -> int:
     return code
 
 
+def profile(typed: argparse.Namespace) -> int:
+    """Time each kernel of one call by itself."""
+    import json
+
+    from attnbench.kernel_times import as_document, as_text, profiled_call
+    from attnbench.requests import profile_request
+
+    found = profiled_call(profile_request(typed))
+    if typed.json:
+        document = as_document(found)
+        typed.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(as_text(found))
+    return 0
+
+
+def retune(typed: argparse.Namespace) -> int:
+    """Measure tile sizes of the fused kernels on this GPU, and keep them."""
+    from attnbench.requests import retune_request
+    from attnbench.retune_run import retune as measured
+
+    print(measured(retune_request(typed), partial(print, flush=True)))
+    return 0
+
+
 _COMMANDS = {
     "default": quick,
     "run": run,
@@ -303,7 +348,10 @@ _COMMANDS = {
     "export": export,
     "capture": capture,
     "evaluate": evaluate,
+    "choose": choose,
     "stack": stack,
+    "profile": profile,
+    "retune": retune,
 }
 
 

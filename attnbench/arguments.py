@@ -43,7 +43,10 @@ def parser(commands: Commands) -> Parser:
         "export": (_add_export, "copy a run without its single samples"),
         "capture": (_add_capture, "capture q, k, v of a model's layers"),
         "evaluate": (_add_evaluate, "swap patterns into a language model, and see what it loses"),
+        "choose": (_add_choose, "choose a pattern for each head of a model, from a text"),
         "stack": (_add_stack, "time the prefill of a stack of layers against what is predicted"),
+        "profile": (_add_profile, "time each GPU kernel of one pattern by itself"),
+        "retune": (_add_retune, "measure tile sizes of the fused kernels on this GPU"),
     }
     for name, (add, told) in adders.items():
         sentence = told[0].upper() + told[1:] + "."
@@ -54,7 +57,7 @@ def parser(commands: Commands) -> Parser:
 
 
 def _add_run(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--preset", default="quick", help="quick (default), full or maps")
+    one.add_argument("--preset", default="quick", help="quick (default), full, kernels or maps")
     one.add_argument(
         "--pattern",
         action="append",
@@ -296,6 +299,44 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_choose(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "model", metavar="MODEL", help="smollm2, a folder, a GGUF file, or owner/name on the hub"
+    )
+    one.add_argument(
+        "--pattern",
+        action="append",
+        metavar="SPEC",
+        required=True,
+        help="that a head may get, such as 'sinks[window=16|64]' or full; repeated",
+    )
+    one.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="to judge on (UTF-8): another one than `evaluate` is to read",
+    )
+    one.add_argument(
+        "--keys",
+        metavar="N|SPEC",
+        help="that a query may attend to, mean over heads: N, or as many as this pattern",
+    )
+    one.add_argument("--length", metavar="L", default="1k", help="of an excerpt (default 1k)")
+    one.add_argument("--excerpts", metavar="N", default="4", help="to judge on (default 4)")
+    one.add_argument(
+        "--copies",
+        metavar="N",
+        default="4",
+        help="texts whose end was there before, to judge on as well (default 4)",
+    )
+    one.add_argument("--seed", metavar="N", default="0", help="of where they start (default 0)")
+    one.add_argument("--dtype", choices=_DTYPES, default="float32", help="the model's")
+    one.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one")
+    one.add_argument("--backend", default="auto", help="what the patterns run on")
+    one.add_argument("--out", metavar="FILE", type=Path, help="for the schedule, beside stdout")
+
+
 def _add_stack(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--pattern",
@@ -322,6 +363,44 @@ def _add_stack(one: argparse.ArgumentParser) -> None:
         "--out", metavar="RUN", type=Path, help="the run folder; stack.json goes there"
     )
     one.add_argument("--budget", metavar="MIN", type=float, help="minutes (default 2)")
+
+
+def _add_profile(one: argparse.ArgumentParser) -> None:
+    one.add_argument("pattern", metavar="SPEC", help="such as 'combiner-fixed[block=64]'")
+    _add_shape(one)
+    one.add_argument("--batch", default="1", metavar="B", help="sequences (default 1)")
+    one.add_argument(
+        "--pass", dest="one", default="fwd", choices=("fwd", "bwd", "fwdbwd"), help="default fwd"
+    )
+    one.add_argument("--bidirectional", action="store_true")
+    one.add_argument("--backend", default="auto")
+    one.add_argument("--repeat", default="10", metavar="N", help="calls, whose median counts (10)")
+    one.add_argument("--json", metavar="FILE", type=Path, help="write it, for programs")
+
+
+def _add_retune(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--pattern",
+        action="append",
+        metavar="SPEC",
+        help="whose kernels; may be repeated; one of each family if left out",
+    )
+    _add_shape(one)
+    one.add_argument("--budget", metavar="MIN", type=float, default=10.0, help="minutes (10)")
+    one.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="where the sizes go; a file other than the usual one is used where the environment "
+        "variable ATTNBENCH_TILES names it",
+    )
+
+
+def _add_shape(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--length", default="16k", metavar="L", help="tokens (default 16k)")
+    one.add_argument("--heads", default="16", metavar="H", help="16 (default), or 32/8")
+    one.add_argument("--dim", default="64", metavar="D", help="head width (default 64)")
+    one.add_argument("--dtype", choices=_DTYPES[:3], default="bfloat16", help="default bfloat16")
 
 
 def _add_nothing(_one: argparse.ArgumentParser) -> None:

@@ -1,12 +1,14 @@
 """The time of a group: what timing may take of it, and what first calls take beside it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attnbench.outcome import Ended
-from attnbench.timing import MIN_ROUNDS
+from attnbench.timing import LEAST_LONG_CALLS, LONG_S, MIN_ROUNDS
 
 _LEAST_CALLS = 5 * MIN_ROUNDS  # that timing a contender makes: two cold samples a round, others
-_LARGEST_SHARE = 0.5  # of a group's budget that timing one contender may take
+_LARGEST_SHARE = 0.7  # of a group's budget that timing one contender may take
 _LEAST_TIMING_S = 0.2  # of any contender, its warm-up and its place in the rounds
 _MOST_FIRST_CALLS_S = 120.0  # of a group; beyond, they are charged like all else
 
@@ -33,6 +35,16 @@ class GroupBudget:
         """Put what a first call took longer than a later one on the other account."""
         self.first_calls_s += max(0.0, first_call_s - call_s)
 
+    @contextmanager
+    def excusing_failures(self) -> Iterator[None]:
+        """Put all that a block takes on the other account, if it raises: it may be a compiler's."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception:
+            self.excuse(time.perf_counter() - began, 0.0)
+            raise
+
     def expect(self, call_s: float) -> None:
         """Skip what can no longer be checked and timed.
 
@@ -40,9 +52,10 @@ class GroupBudget:
             Ended: as `skipped`.
         """
         if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+            count = _calls(call_s)
             raise Ended(
                 "skipped",
-                f"{_LEAST_CALLS} calls of {call_s:.2g} s do not fit into the group's "
+                f"{count} calls of {call_s:.2g} s do not fit into the group's "
                 f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
             )
         if self.left_s() < self._reserved_s + _timing_s(call_s):
@@ -63,5 +76,9 @@ class GroupBudget:
         self._reserved_s += _timing_s(call_s)
 
 
+def _calls(call_s: float) -> int:
+    return _LEAST_CALLS if call_s < LONG_S else LEAST_LONG_CALLS
+
+
 def _timing_s(call_s: float) -> float:
-    return _LEAST_TIMING_S + _LEAST_CALLS * call_s
+    return _LEAST_TIMING_S + _calls(call_s) * call_s

@@ -18,6 +18,7 @@ from torch import Tensor
 from attnbench.interface import (
     BEYOND,
     layer_numbers,
+    output_weight,
     own_attention,
     own_mask,
     replace_attention,
@@ -28,7 +29,6 @@ from attnbench.qkv import Header, Layer, Rotary, save_layers
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match, parse_size
 
-_OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "Wo")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -142,7 +142,7 @@ def collect(
             raise Unsupported(f"layer {number} has a mask beyond causality, such as a window")
         (_, count, _, dim), projection = seen.q.shape, None
         facts.add((causal, dim**-0.5 if scaling is None else scaling))
-        if (weight := _output_weight(module, parents.get(id(module)), count * dim)) is not None:
+        if (weight := output_weight(module, parents.get(id(module)), count * dim)) is not None:
             projection = weight.detach().reshape(count, dim, -1)[heads].to(dtype, copy=True)
         found[str(number)] = Layer(
             q=seen.q[:, heads].to(dtype, copy=True),
@@ -192,21 +192,6 @@ def _is_plain(mask: Tensor | None, *, causal: bool) -> bool:
         return mask is None
     every = torch.ones(mask.shape[-2:], dtype=torch.bool)
     return bool((mask == (every.tril() if causal else every)).all())
-
-
-def _output_weight(module: Any, around: Any, width: int) -> Tensor | None:
-    """The weight ``[Hq * D, width]`` of a layer's output projection, where we know its place.
-
-    Most keep it beside their own projections, BERT in the block around self-attention.
-    """
-    places = [getattr(module, name, None) for name in _OUTPUTS]
-    places.append(getattr(getattr(around, "output", None), "dense", None))
-    for place in places:
-        weight = getattr(place, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 2:
-            weight = weight if type(place).__name__ == "Conv1D" else weight.T  # of GPT-2
-            return weight if weight.shape[0] == width else None
-    return None
 
 
 def _rotary(config: Any, module: Any) -> Rotary | None:

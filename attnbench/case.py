@@ -116,8 +116,9 @@ def grouped(
     cases: Iterable[AnyCase],
     comparisons: Iterable[AnyCase] = (),
     map_bins: Mapping[str, int] = MappingProxyType({}),
+    rank: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Group]:
-    """Sort cases into groups: fidelity before cost, short before long; equal cases once.
+    """Sort cases into groups: fidelity before cost, by rank, short before long; equal cases once.
 
     Fidelity takes the time that it takes; timing makes use of all that is left.
 
@@ -125,6 +126,7 @@ def grouped(
         cases: those that were asked for.
         comparisons: those that were not; one that was asked for as well counts as asked.
         map_bins: by case key, where a map is to be kept.
+        rank: by group, where it is not 0.
     """
     asked = {case_key(case): case for case in cases}
     extra = {case_key(case): case for case in comparisons}
@@ -141,4 +143,7 @@ def grouped(
         )
         for group, found in members.items()
     ]
-    return sorted(groups, key=lambda group: (group.kind == "cost", group.cases[0].length))
+    return sorted(
+        groups,
+        key=lambda group: (group.kind == "cost", rank.get(group.id, 0), group.cases[0].length),
+    )

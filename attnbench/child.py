@@ -87,6 +87,7 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[AnyJob]", replies: io.TextIOB
     from attnbench.measure import Measurer
     from attnbench.outcome import CannotWrite, DeviceLost, Origin
     from attnbench.plugins import load, load_installed
+    from patterns.errors import BadInput
 
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message, ensure_ascii=False) + "\n")
@@ -99,7 +100,11 @@ def serve(setup: Setup, orders: "queue.SimpleQueue[AnyJob]", replies: io.TextIOB
         torch.set_num_threads(setup.threads)
     load(setup.plugins)
     load_installed()
-    found = facts(torch.device(setup.device)) if setup.machine is None else None
+    try:
+        found = facts(torch.device(setup.device)) if setup.machine is None else None
+    except BadInput as error:
+        reply(refused=str(error))
+        return
     machine = setup.machine if found is None else machine_id(found)
     assert machine is not None
     if setup.device == "cpu":

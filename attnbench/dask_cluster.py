@@ -20,6 +20,7 @@ from attnbench.dask_worker import Report
 from attnbench.machine import machine_id
 from attnbench.outcome import Origin
 from attnbench.places import facts_of_all
+from attnbench.spent import Spent
 from attnbench.version import same_code, version
 from patterns.errors import BadInput
 
@@ -211,6 +212,11 @@ class Cluster:
         """See `Crew.belongs_to`."""
         for member in self.members:
             member.belongs_to(origin)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """See `Crew.spent`."""
+        return [member.isolated.spent for member in self.members]
 
     def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
         """See `Crew.ceilings`."""

@@ -4,6 +4,7 @@ In float64 it is what is expected; in the dtype of the run it says how far round
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from patterns.base import Pattern, expand_groups
 LONG = 4096  # tokens, from which on the dtype of the run and gradients get a few rows alone
 _NO_SIZE = 1e-2  # a gradient this small beside the others is zero but for cancellation
 _WEIGHT_BYTES = 1 << 28  # of the definition's rows at once
+_PIECE_ELEMENTS = 1 << 26  # batch x heads x length x width that the definition is given at once
 _GRAPH_ELEMENTS = 1 << 26  # batch x heads x length x width x rows that one autograd graph may hold
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -37,33 +39,75 @@ def expected_output(
     pattern: Pattern, inputs: Inputs, rows: Tensor, scale: float | None
 ) -> Expected:
     """What the rows of the output should be."""
-    batch, length, heads = inputs[0].shape[0], inputs[0].shape[2], inputs[0].shape[1]
-    step = max(1, _WEIGHT_BYTES // (8 * batch * heads * length))
-    doubled = _doubled(inputs)
-    parts = torch.split(rows, step)
-    precise = torch.cat([_output(pattern, doubled, some, scale) for some in parts], dim=2)
-    some = rows if length <= LONG else few(rows)
-    plain = _output(pattern, inputs, some, scale)
+    pieces = _pieces(inputs)
+    precise = torch.cat([_precise(pattern, piece, rows, scale) for piece in pieces], dim=1)
+    some = rows if inputs[0].shape[2] <= LONG else few(rows)
+    plain = torch.cat([_output(pattern, piece, some, scale) for piece in pieces], dim=1)
     chosen = torch.isin(rows, some)
     sizes = sizes_of(precise, len(rows))
     return _expected(precise, plain, precise[:, :, chosen], sizes, sizes[chosen])
+
+
+def _precise(pattern: Pattern, inputs: Inputs, rows: Tensor, scale: float | None) -> Tensor:
+    batch, heads, length, _ = inputs[0].shape
+    step = max(1, _WEIGHT_BYTES // (8 * batch * heads * length))
+    doubled = _doubled(inputs)
+    parts = [_output(pattern, doubled, some, scale) for some in torch.split(rows, step)]
+    return torch.cat(parts, dim=2)
+
+
+def _pieces(inputs: Inputs) -> list[Inputs]:
+    """Some of the heads at a time, where all of them would fill the device: heads are apart."""
+    q, k, v = inputs
+    count = min(k.shape[1], -(-q.numel() // _PIECE_ELEMENTS))
+    kv_heads = -(-k.shape[1] // count)
+    heads = kv_heads * (q.shape[1] // k.shape[1])
+    parts = torch.split(q, heads, 1), torch.split(k, kv_heads, 1), torch.split(v, kv_heads, 1)
+    return list(zip(*parts, strict=True))
 
 
 def expected_gradients(
     pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
 ) -> list[Expected]:
     """What the gradients of q, k and v should be, for these gradients of these rows."""
+    pieces = _pieces(inputs)
+    d_pieces = torch.split(d_rows, pieces[0][0].shape[1], 1)
+    found = [
+        _expected_piece(pattern, piece, rows, d_some, scale)
+        for piece, d_some in zip(pieces, d_pieces, strict=True)
+    ]
+    parts = list(zip(*found, strict=True))
+    # A gradient that is zero by cancellation is as far off as its terms: as the largest of three.
+    sizes = torch.stack([torch.stack([x.sizes for x in one]).norm() for one in parts])
+    sizes = torch.where(sizes > _NO_SIZE * sizes.max(), sizes, sizes.max())
+    largest = max(x.largest for one in parts for x in one)
+    return [
+        Expected(
+            value=one[0].value if len(one) == 1 else torch.cat([x.value for x in one], dim=1),
+            plain_error=max(x.plain_error for x in one),
+            largest=largest,
+            sizes=size[None],
+            plain_share=math.hypot(*(x.plain_share for x in one)) / (float(size) or 1.0),
+        )
+        for one, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _expected_piece(
+    pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
+) -> list[Expected]:
+    """The same for some heads; each `plain_share` is still a norm."""
     precise = _gradients(pattern, _doubled(inputs), rows, d_rows.double(), scale)
     plain = _gradients(pattern, inputs, rows, d_rows, scale)
-    # A gradient that is zero by cancellation is as far off as its terms: as the largest of three.
-    sizes = torch.stack([x.norm() for x in precise])
-    sizes = torch.where(sizes > _NO_SIZE * sizes.max(), sizes, sizes.max())
+    one = torch.ones(1, device=rows.device, dtype=torch.float64)
     found = [
-        _expected(value, coarse, value, size[None], size[None])
-        for value, coarse, size in zip(precise, plain, sizes, strict=True)
+        _expected(value, coarse, value, value.norm(), one)
+        for value, coarse in zip(precise, plain, strict=True)
     ]
-    largest = max(one.largest for one in found)
-    return [dataclasses.replace(one, largest=largest) for one in found]
+    if inputs[0].element_size() > 2:
+        return found
+    # To keep for as long as kernels of 16 bits are compared with it, this is exact enough.
+    return [dataclasses.replace(one, value=one.value.float()) for one in found]
 
 
 def _gradients(

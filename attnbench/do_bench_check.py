@@ -5,9 +5,12 @@ by round:
 
     cold      the protocol of records: L2 flushed, the stream held until all is queued
     do_bench  the median that `triton.testing.do_bench` returns
-    queued    L2 flushed as in ours, nothing held: calls queued one behind the other, as do_bench
-              does; where cold and do_bench differ it tells whether holding the stream is why
+    queued    do_bench's way, written anew: its 256 MB flushed, calls queued one behind the other
+    held      the same, with the stream held until all are queued
 
+Where cold and do_bench differ, the last two tell why: held is as short as cold where do_bench had
+the device wait for the host between the two events, and as long as do_bench where the reason is how
+much was flushed.
 The row `empty` times nothing between the two events: what they take themselves.
 """
 
@@ -38,6 +41,9 @@ EMPTY = 0  # the "length" of no call at all
 _SHARE, _LEAST_MS = 0.03, 1e-3  # they agree within 3 % or a microsecond
 _SAMPLES = 20  # of ours, in a round
 _HEADS, _DIM = 16, 64
+_TIMERS = ("cold", "do_bench", "queued", "held")
+_THEIR_FLUSH = 256 * 1000 * 1000  # bytes that do_bench writes before each call
+_HOLD_CYCLES = 20_000_000  # about 10 ms, longer than the host takes to queue a round
 
 Timer = Callable[[Call], float]
 
@@ -64,9 +70,11 @@ class Row:
         """Whether cold and do_bench agree and, where not, what was seen of the reason."""
         if self.agree("cold", "do_bench"):
             return "agree"
-        if self.agree("queued", "do_bench"):
-            return "differ: nothing held, they agree"
-        return "DIFFER"
+        if not self.agree("queued", "do_bench"):
+            return "DIFFER"
+        if self.agree("held", "do_bench"):
+            return "differ: with as much flushed, they agree"
+        return "differ: with nothing held, they agree"
 
 
 def compared(
@@ -113,12 +121,13 @@ def compared(
 def told(rows: Sequence[Row]) -> str:
     """The rows as a table, times in microseconds with half their interval."""
     lines = [
-        f"{'length':>8}{'cold':>18}{'do_bench':>18}{'queued':>18}{'cold - do_bench':>22}  "
-        "SM MHz  verdict"
+        f"{'length':>8}"
+        + "".join(f"{name:>18}" for name in _TIMERS)
+        + f"{'cold - do_bench':>22}  SM MHz  verdict"
     ]
     for row in rows:
         cells = []
-        for name in ("cold", "do_bench", "queued"):
+        for name in _TIMERS:
             seen = interval(row.ms[name])
             cells.append(f"{1e3 * seen.median:9.2f} ± {1e3 * (seen.high - seen.low) / 2:4.2f} µs")
         away = row.of("cold") - row.of("do_bench")
@@ -163,7 +172,14 @@ def measured(lengths: Sequence[int], *, rounds: int, seed: int) -> list[Row]:
         def theirs(call: Call) -> float:
             return float(do_bench(lambda: call(0), return_mode="median"))
 
-        timers = {"cold": cold, "do_bench": theirs, "queued": _queued(device)}
+        flush = torch.empty(_THEIR_FLUSH, dtype=torch.int8, device=device)
+        queued, held = (partial(_queued, flush, hold) for hold in (False, True))
+        timers: dict[str, Timer] = {
+            "cold": cold,
+            "do_bench": theirs,
+            "queued": queued,
+            "held": held,
+        }
         clock = ClockReader(device).read
         return compared(calls, timers, rounds=rounds, seed=seed, clock=clock)
 
@@ -172,25 +188,21 @@ def _on_any_copy(work: Callable[[], object]) -> Call:
     return lambda _copy: work()
 
 
-def _queued(device: torch.device) -> Timer:
-    size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-    flush = torch.empty(size, dtype=torch.int8, device=device)
+def _queued(flush: torch.Tensor, hold: bool, call: Call) -> float:
+    """The median of one round, in milliseconds."""
     cuda: Any = torch.cuda  # its events have no types
-
-    def timed(call: Call) -> float:
-        events = [
-            (cuda.Event(enable_timing=True), cuda.Event(enable_timing=True))
-            for _ in range(_SAMPLES)
-        ]
-        for start, end in events:
-            flush.zero_()
-            start.record()
-            call(0)
-            end.record()
-        torch.cuda.synchronize(device)
-        return median(float(start.elapsed_time(end)) for start, end in events)
-
-    return timed
+    events = [
+        (cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in range(_SAMPLES)
+    ]
+    if hold:
+        cuda._sleep(_HOLD_CYCLES)
+    for start, end in events:
+        flush.zero_()
+        start.record()
+        call(0)
+        end.record()
+    torch.cuda.synchronize(flush.device)
+    return median(float(start.elapsed_time(end)) for start, end in events)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

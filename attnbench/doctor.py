@@ -18,7 +18,8 @@ from attnbench.nvml import ClockReader, driver
 from attnbench.predict import gib
 from attnbench.profiling import profiled
 from patterns import pattern
-from patterns.errors import Unsupported
+from patterns.errors import BadInput, Unsupported
+from patterns.kernels import tile_choice
 
 _PACKAGES = {  # package -> (module, whether it is needed, what it is for)
     "numpy": ("numpy", True, "everything"),
@@ -100,6 +101,7 @@ def _devices() -> Iterator[Finding]:
             needed=False,
         )
         yield _profiler()
+        yield _tiles(torch.device("cuda"))
         return
     built = torch.version.cuda is not None
     yield Finding(
@@ -128,6 +130,16 @@ def _profiler() -> Finding:
         else "sees no CUDA kernels, so the SDPA backend is unknown: allow CUPTI (in a container, "
         "--cap-add SYS_ADMIN)",
     )
+
+
+def _tiles(device: torch.device) -> Finding:
+    try:
+        found = tile_choice.told(device)
+    except BadInput as error:
+        return Finding(what="tile sizes", fine=False, told=str(error))
+    safe = f"{found}, for no others are known for this card: run_bench.py retune measures some"
+    fine = found != "safe"
+    return Finding(what="tile sizes", fine=fine, needed=False, told=found if fine else safe)
 
 
 def _backends() -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Where cases run: group after group, records appended as they come, and nothing done twice."""
 
 import gc
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -27,8 +28,9 @@ from attnbench.outcome import Origin
 from attnbench.places import Crew, Place
 from attnbench.presets import Plan
 from attnbench.progress import Progress
-from attnbench.records import MACHINE, Journal, journal, read_document, write_document
+from attnbench.records import MACHINE, RUN, Journal, journal, read_document, write_document
 from attnbench.remaining import hopeful, missing, skipped
+from attnbench.spent import Spent, in_words, total
 from attnbench.spread import Began, Hooks, Measure, spread
 from attnbench.stop import Stop
 from attnbench.version import version
@@ -94,12 +96,11 @@ def run(
     if not groups:
         raise BadInput("nothing is asked for: no pass and no source")
     code = version(*plugins)
-    device = plan.parts[0].device
+    device, began = plan.parts[0].device, time.monotonic()
+    hang_s = timeout_s or min(_LONGEST_HANG_S, max(_SHORTEST_HANG_S, plan.budget_s / 5))
     with journal(folder) as book, ExitStack() as stack:
         crew: Crew | Cluster | None = None
         if places or scheduler:
-            if timeout_s is None:
-                timeout_s = min(_LONGEST_HANG_S, max(_SHORTEST_HANG_S, plan.budget_s / 5))
             setup = Setup(
                 run=folder,
                 version=code,
@@ -109,9 +110,9 @@ def run(
                 plugins=tuple(path.resolve() for path in plugins),
             )
             if scheduler:
-                crew = stack.enter_context(Cluster(scheduler, setup, timeout_s))
+                crew = stack.enter_context(Cluster(scheduler, setup, hang_s))
             else:
-                crew = stack.enter_context(Crew(places, setup, timeout_s))
+                crew = stack.enter_context(Crew(places, setup, hang_s))
         found = crew.facts() if crew else facts(torch.device(device))
         origin = Origin(version=code, machine=machine_id(found))
         open_run(book, plan, origin, found, command=command, protocol=protocol, extend=extend)
@@ -137,10 +138,11 @@ def run(
             progress.say(text)
         if not count:
             progress.say("nothing left to do")
-        measures: list[Measure] = [measure or Measurer(origin, protocol, folder)]
+        spent = crew.spent if crew else [Spent()]
         if crew:
             crew.belongs_to(origin)
-            measures = [*crew.members]
+        here_alone = Measurer(origin, protocol, folder, lambda step: spent[0].turn_to(step.what))
+        measures: list[Measure] = [*crew.members] if crew else [measure or here_alone]
         hooks = Hooks(
             before=lambda group, cases: hopeful(group, cases, book, origin),
             skipped=lambda group, cases: skipped(cases, group, origin),
@@ -154,10 +156,12 @@ def run(
                 complete = with_scaling(event, [*book.records.values()])
                 book.append(complete)
                 progress.record(complete)
+        if count:
+            progress.say(_took(folder, crew.spent if crew else spent, time.monotonic() - began))
         keys = [case_key(case) for group in groups for case in group.cases]
-        statuses = Counter(book.records[key]["status"] for key in keys if key in book.records)
-        stopped = stop.asked and any(key not in book.records for key in keys)
-        return Result(run=folder, statuses=dict(statuses), stopped=stopped)
+        known = [book.records[key]["status"] for key in keys if key in book.records]
+        stopped = stop.asked and len(known) < len(keys)
+        return Result(run=folder, statuses=dict(Counter(known)), stopped=stopped)
 
 
 def _ceilings(
@@ -181,6 +185,17 @@ def _ceilings(
         if timed[0].device == "cuda":
             torch.cuda.empty_cache()
     return before
+
+
+def _took(folder: Path, places: Iterable[Spent], elapsed_s: float) -> str:
+    """Say where the time of all places went, and add it to run.json, over all commands."""
+    seconds = total(places, elapsed_s)
+    known = read_document(folder, RUN) or {}
+    before: Mapping[str, float] = known.get("spent_s", {})
+    names = [*before, *(name for name in seconds if name not in before)]
+    spent = {name: round(before.get(name, 0.0) + seconds.get(name, 0.0), 3) for name in names}
+    write_document(folder, RUN, known | {"spent_s": spent})
+    return f"took {in_words(seconds)}"
 
 
 def _busy(device: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -56,7 +56,18 @@ class Loaded:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def load(asked: Evaluation, text: Path | None) -> Loaded:
+class Wanted(Protocol):
+    """What has a model to load."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+
+
+def load(asked: Wanted, text: Path | None) -> Loaded:
     """Load the model that was asked for, and make tokens of a text file.
 
     Args:

@@ -26,8 +26,7 @@ class Forecast:
     ) -> None:
         """Weigh what is to be done in so many places, which the budget is the time of."""
         self._left = {
-            group.id: {case_key(case): weight(cases) / len(cases) for case in cases}
-            for group, cases in groups
+            group.id: {case_key(case): weight([case]) for case in cases} for group, cases in groups
         }
         self._places, self._budget_s, self._clock = places, budget_s, clock
         self._since: dict[str, float] = {}  # groups under way -> when their last case was known

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from patterns.errors import BadInput, Unsupported
 
 BEYOND = ("softcap", "s_aux", "position_bias")
 """What some layers hand to their attention that changes the logits: q, k and v are not all then."""
 
+_OUTPUTS = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "Wo")
 _PREFIX = "attnbench-"
 
 
@@ -113,6 +116,21 @@ def layer_numbers(model: Any) -> dict[Any, int]:
             number = getattr(module, "layer_idx", None)
             found[module] = len(found) if number is None else number
     return found
+
+
+def output_weight(module: Any, around: Any, width: int) -> Tensor | None:
+    """The weight ``[Hq * D, width]`` of a layer's output projection, where we know its place.
+
+    Most keep it beside their own projections, BERT in the block around self-attention.
+    """
+    places = [getattr(module, name, None) for name in _OUTPUTS]
+    places.append(getattr(getattr(around, "output", None), "dense", None))
+    for place in places:
+        weight = getattr(place, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2:
+            weight = weight if type(place).__name__ == "Conv1D" else weight.T  # of GPT-2
+            return weight if weight.shape[0] == width else None
+    return None
 
 
 def require_transformers() -> Any:

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 from attnbench.case import AnyCase, Group, case_key
 from attnbench.child import AnyJob, CeilingsJob, Job
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin, record
+from attnbench.spent import Spent
 from attnbench.steps import Step
 from attnbench.worker import Broken
 from patterns.base import Implementation
+from patterns.errors import BadInput
 
 STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
 _BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
@@ -53,11 +55,13 @@ class Isolated:
         self._worker: Process | None = start(None)
         self._origin: Origin | None = None
         self._up = self._finished = False
+        self.spent = Spent()
 
     def wait(self) -> dict[str, Any]:
         """The facts of the machine, as the process sees it.
 
         Raises:
+            BadInput: the process cannot use what it finds.
             DeviceLost: the process does not come up.
         """
         found: dict[str, Any] = self._hello()
@@ -74,8 +78,10 @@ class Isolated:
             DeviceLost: the process ended over it.
         """
         worker = self._ready()
+        self.spent.turn_to("ceilings")
         worker.send(CeilingsJob(dtypes=dtypes))
         message = worker.receive(STARTING_S)
+        self.spent.turn_to("")
         if isinstance(message, Broken):
             self.close()
             raise DeviceLost(
@@ -131,6 +137,7 @@ class Isolated:
                     attempt.broke(message)
                 elif "step" in message:
                     attempt.step = step_of(message["step"])
+                    self.spent.turn_to(attempt.step.what)
                 elif "record" in message:
                     attempt.last = message["record"]
                     yield message["record"]
@@ -141,6 +148,7 @@ class Isolated:
                 else:
                     attempt.done = True
         finally:
+            self.spent.turn_to("")
             if not attempt.done:  # also where nobody wants the rest of the records
                 self.close()
 
@@ -171,6 +179,9 @@ class Isolated:
             self._worker = None
             said = message.output.splitlines()[-1:] or [""]
             raise DeviceLost(f"a worker process did not start: it {message.how}. {said[0]}".strip())
+        if "refused" in message:
+            self.close()
+            raise BadInput(message["refused"])
         self._up = True
         return message["hello"]
 

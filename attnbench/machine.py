@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity
 
 from attnbench import nvml
 from attnbench.profiling import profiled
+from patterns.kernels import assembler, tile_choice
 
 _KERNELS = {  # part of a kernel's name -> the SDPA backend it belongs to, first match first
     "cudnn": "cudnn",
@@ -28,7 +29,11 @@ _NOT_IN_KEY = ("memory_bytes", "os")  # they differ without changing a time
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """What the measurements depend on, beside the code."""
+    """What the measurements depend on, beside the code.
+
+    Raises:
+        BadInput: a file with tile sizes for this GPU cannot be used.
+    """
     found: dict[str, Any] = {
         "device": device.type,
         "cpu": _cpu(),
@@ -47,9 +52,11 @@ def facts(device: torch.device) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
             "l2_bytes": properties.L2_cache_size,
             "driver": nvml.driver(),
+            "ptxas": assembler.version(device.index or 0),
             "cuda": torch.version.cuda,
             "cudnn": _cudnn.version(),
             "sdpa": launched_sdpa(device),
+            "tiles": tile_choice.told(device),
         }
     return found
 
@@ -65,7 +72,12 @@ def machine_id(found: dict[str, Any]) -> str:
 
 def facts_in_key(found: dict[str, Any]) -> dict[str, Any]:
     """The facts that make another machine."""
-    return {name: value for name, value in found.items() if name not in _NOT_IN_KEY}
+    usual = {"tiles": "shipped"}  # so were all before sizes could be measured
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in _NOT_IN_KEY and usual.get(name) != value
+    }
 
 
 def launched_sdpa(device: torch.device) -> str | None:

@@ -45,6 +45,7 @@ class Matrix:
     baselines: bool = True
     map_bins: int = 0  # a map file has so many bins; 0: there are none
     map_layers: int = 1  # of a source and length, that get map files
+    rank: int = 0  # groups that only matrices of a higher one ask for are measured later
 
 
 def groups_of(parts: Sequence[Matrix]) -> list[Group]:
@@ -57,16 +58,20 @@ def groups_of(parts: Sequence[Matrix]) -> list[Group]:
     asked: list[CostCase | FidelityCase] = []
     extra: list[CostCase] = []
     map_bins: dict[str, int] = {}
+    rank: dict[str, int] = {}
     for matrix in parts:
         chosen = asked_patterns(matrix)
         judged = fidelity_cases(matrix, chosen)
-        asked += [*cost_cases(matrix, chosen), *judged]
+        own: list[CostCase | FidelityCase] = [*cost_cases(matrix, chosen), *judged]
+        asked += own
+        for group in {case.group for case in own}:
+            rank[group] = min(matrix.rank, rank.get(group, matrix.rank))
         if matrix.map_bins:
             map_bins |= {case_key(case): matrix.map_bins for case in _mapped(matrix, judged)}
     for matrix in parts:
         if matrix.baselines and matrix.passes:
             extra += _comparisons(matrix, [case for case in asked if isinstance(case, CostCase)])
-    return grouped(asked, extra, map_bins)
+    return grouped(asked, extra, map_bins, rank)
 
 
 def asked_patterns(matrix: Matrix) -> list[Pattern]:

@@ -25,7 +25,7 @@ from attnbench.guards import FIRED, with_fired
 from attnbench.outcome import DeviceLost, Ended, Origin, confirm_device, ending, record
 from attnbench.predict import expect_fits, free_bytes, gib, predict
 from attnbench.steps import Announce, Announcing, Step, silent
-from attnbench.timing import Contender, Timed, Watch, time_group
+from attnbench.timing import LONG_S, Contender, Timed, Watch, time_group
 from attnbench.watch import watch_for
 
 _GRAPH_SHARE = 0.3  # of the free memory that captured graphs may keep
@@ -167,7 +167,8 @@ class CostMeasurer:
                 needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
                 expect_fits(prediction, inputs.d_out.device)
                 clock.expect(prediction.least_s)
-                found[name] = sized = size(case, chosen, inputs, self._checker)
+                with clock.excusing_failures():
+                    found[name] = sized = size(case, chosen, inputs, self._checker)
                 clock.excuse(sized.first_call_ms / 1e3, sized.call_s)
                 clock.reserve(sized.call_s)
         except Exception as error:  # whatever a pattern raises is its own ending, not the run's
@@ -249,5 +250,8 @@ def _gone(ended: Ended, device: torch.device) -> DeviceLost | None:
 
 
 def _timed_twice(ready: Sequence[Sized]) -> Sized:
-    """Which contender is timed as if it were two: what they differ by is the group's A/A floor."""
-    return min(ready, key=lambda x: (not x.chosen.dense, x.call_s))
+    """Which contender is timed as if it were two: what they differ by is the group's A/A floor.
+
+    A dense one, unless its calls are so long that the group has better use for the time.
+    """
+    return min(ready, key=lambda x: (x.call_s >= LONG_S, not x.chosen.dense, x.call_s))

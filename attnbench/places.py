@@ -10,6 +10,7 @@ from attnbench.child import Setup
 from attnbench.isolated import Isolated
 from attnbench.machine import facts_in_key, machine_id
 from attnbench.outcome import Origin
+from attnbench.spent import Spent
 from attnbench.worker import Worker
 from patterns.errors import BadInput
 
@@ -97,6 +98,11 @@ class Crew:
         """Say what records are to say of themselves."""
         for member in self.members:
             member.belongs_to(origin)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """Where the time of each place went."""
+        return [member.spent for member in self.members]
 
     def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
         """What a place can do at most; they are all the same.

@@ -22,10 +22,13 @@ from attnbench.typed import (
 DEFAULT_ENGINE = "local"
 
 if TYPE_CHECKING:
+    from attnbench.calibration import Calibration
     from attnbench.evaluation import Evaluation
     from attnbench.frontier import Frontier
     from attnbench.inspection import Wanted
+    from attnbench.kernel_times import Profile
     from attnbench.mapfile import Maps
+    from attnbench.retune_run import Retune
     from attnbench.stack_time import StackRequest
 
 
@@ -145,6 +148,28 @@ def evaluation(typed: argparse.Namespace) -> "Evaluation":
     )
 
 
+def calibration(typed: argparse.Namespace) -> "Calibration":
+    """What `choose` is to do.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.calibration import Calibration
+
+    return Calibration(
+        model=typed.model,
+        patterns=tuple(typed.pattern),
+        length=positive(typed.length, "--length"),
+        excerpts=whole(typed.excerpts, "--excerpts"),
+        copies=whole(typed.copies, "--copies"),
+        seed=whole(typed.seed, "--seed"),
+        keys=typed.keys,
+        dtype=typed.dtype,
+        device=device_of(typed.device),
+        backend=typed.backend,
+    )
+
+
 def stack_request(typed: argparse.Namespace) -> "StackRequest":
     """Which stacks `stack` is to time.
 
@@ -167,6 +192,63 @@ def stack_request(typed: argparse.Namespace) -> "StackRequest":
         device=device,
         seed=whole(typed.seed, "--seed"),
     )
+
+
+def retune_request(typed: argparse.Namespace) -> "Retune":
+    """Which kernels `retune` is to tune.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.retune_run import USUAL, Retune
+    from patterns import patterns
+    from patterns.errors import BadInput
+
+    if not typed.budget > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    heads, kv_heads = heads_of(typed.heads)
+    return Retune(
+        patterns=tuple(one for spec in typed.pattern or USUAL for one in patterns(spec)),
+        length=positive(typed.length, "--length"),
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype,
+        budget_s=60 * typed.budget,
+        out=typed.out,
+    )
+
+
+def profile_request(typed: argparse.Namespace) -> "Profile":
+    """Which call `profile` is to take apart.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    from attnbench.case import CostCase
+    from attnbench.kernel_times import Profile
+    from attnbench.matrix import asked_name, with_causality
+    from patterns import pattern
+
+    length = positive(typed.length, "--length")
+    heads, kv_heads = heads_of(typed.heads)
+    one = with_causality(pattern(typed.pattern), not typed.bidirectional)
+    case = CostCase(
+        asked=asked_name(one),
+        pattern=one.resolve(length).spec,
+        backend=typed.backend,
+        causal=one.causal,
+        length=length,
+        heads=heads,
+        kv_heads=kv_heads,
+        dim=positive(typed.dim, "--dim"),
+        dtype=typed.dtype,
+        device="cuda",
+        seed=0,
+        pass_=typed.one,
+        batch=positive(typed.batch, "--batch"),
+    )
+    return Profile(case=case, repeat=positive(typed.repeat, "--repeat"))
 
 
 def frontier_options(typed: argparse.Namespace) -> "Frontier":

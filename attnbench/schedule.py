@@ -1,9 +1,9 @@
 """Schedules: which pattern in which layer, and head, of a model.
 
-Three ways to write one: a pattern, which all layers then have; layers with their patterns, such as
+Four ways to write one: a pattern, which all layers then have; layers with their patterns, such as
 ``0-7:full,8-:local[window=1024]``, or with those of their query heads, such as
-``0-h0-2:full,0-h3-:local[window=1024]``; or one of `SCHEDULES` by name, such as
-``masformer[full=8,window=1024,place=bottom]``.
+``0-h0-2:full,0-h3-:local[window=1024]``; one of `SCHEDULES` by name, such as
+``masformer[full=8,window=1024,place=bottom]``; or ``@FILE``, which holds any of these.
 """
 
 import abc
@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -162,6 +163,23 @@ class Masformer(Schedule):
         return tuple(Full() if layer in dense else window for layer in range(layers))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kept(Schedule):
+    """A schedule out of a file, by whose name it is called: those of single heads are long."""
+
+    file: str
+    schedule: Schedule
+
+    @property
+    def spec(self) -> str:
+        """Such as ``@heads.txt``, without the folder."""
+        return f"@{self.file}"
+
+    def patterns(self, layers: int) -> tuple[Layer, ...]:
+        """See `Schedule`."""
+        return self.schedule.patterns(layers)
+
+
 SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType({Masformer.name: Masformer})
 """Name -> class of the schedules that have a name, read-only."""
 
@@ -177,6 +195,8 @@ def schedules(text: str) -> list[Schedule]:
     Raises:
         BadInput: it is none, or names an unknown pattern, schedule or parameter.
     """
+    if text.startswith("@"):
+        return [_kept(Path(text[1:]))]
     pieces = split_specs(text)
     if any(":" in piece.partition("[")[0] for piece in pieces):
         return [Explicit(parts=parts) for parts in itertools.product(*map(_parts, pieces))]
@@ -207,6 +227,19 @@ def schedule(asked: "str | Pattern | Schedule") -> Schedule:
     if len(found) > 1:
         raise BadInput(f"{asked!r} asks for {len(found)} schedules: expected one, without '|'")
     return found[0]
+
+
+def _kept(path: Path) -> Kept:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"cannot read {path}: expected UTF-8 text") from None
+    found = [] if text.startswith("@") else schedules(text)
+    if len(found) != 1:
+        raise BadInput(f"{path} holds {len(found)} schedules: expected one, without '|' or '@'")
+    return Kept(file=path.name, schedule=found[0])
 
 
 def _parts(piece: str) -> Sequence[Part]:

@@ -23,7 +23,8 @@ MIN_ROUNDS = 5
 _MOST_SAMPLES = 20  # of one kind, a contender and round
 _WARMUP_S = 0.05
 _SLICE_S = 0.06  # of a contender in a round, where the budget allows it
-_LONG_S = 0.2  # a call so long needs none before it that is not counted
+LONG_S = 0.2  # a call so long needs none before it that is not counted
+LEAST_LONG_CALLS = 2 + 3 * MIN_ROUNDS  # of such a one: a warm-up, and two cold samples a round
 _WANTED_ROUNDS = 10  # that the budget should allow
 _OTHER_SHARE = 4  # one wall sample and one replay for so many cold samples
 _CHECK_RESAMPLES = 200
@@ -186,7 +187,7 @@ class _Run:
     def take(self) -> None:
         """One slice, after one call that is not counted, where calls are not long."""
         name, call, timed = self.contender.name, self.contender.call, self.timed
-        if self._sample_s < _LONG_S:
+        if self._sample_s < LONG_S:
             self._watch.cold(name, call)
         timed.cold.append([self._watch.cold(name, call) for _ in range(self._samples)])
         if self._replay is not None:

@@ -72,7 +72,8 @@ class Worker:
         """The next message, or how the process ended; one that says nothing for so long is ended.
 
         Keys of a message: `hello` (the facts of the machine), `ceilings`, `step`, `record`, `done`,
-        `gone` (the device's context is lost) or `refused` (the run folder takes no more).
+        `gone` (the device's context is lost) or `refused` (the run folder takes no more; in place
+        of `hello`: a file that was named cannot be used).
         """
         try:
             message = self._inbox.get(timeout=timeout_s)

@@ -8,6 +8,8 @@ from typing import Any
 
 from reports.chart import Table
 
+MOST_ROWS = 30  # of a table that is shown whole; a longer one scrolls in its box
+
 
 def escape(text: Any) -> str:
     """Text that is safe between tags and inside quoted attributes."""
@@ -62,27 +64,41 @@ def unfolded(summary: str) -> tuple[str, str]:
 def table(shown: Table, *, caption: bool = True) -> str:
     """A table that scrolls sideways in its own box; its columns can be sorted where JS runs."""
     numeric = [_is_number(shown.frame[column]) for column in shown.frame.columns]
+    short = [_is_short(shown, str(column)) for column in shown.frame.columns]
     head = "".join(
         f'<th scope="col"{" class=n" if number and place else ""}>{escape(column)}</th>'
         for place, (column, number) in enumerate(zip(shown.frame.columns, numeric, strict=True))
     )
+    # On a phone long names take several lines.
+    wide = bool(short) and not _is_short(shown, str(shown.frame.columns[0]), 16)
     rows = []
     for record in shown.frame.itertuples(index=False):
         cells: list[str] = []
-        for column, value, number in zip(shown.frame.columns, record, numeric, strict=True):
+        columns = zip(shown.frame.columns, record, numeric, short, strict=True)
+        for column, value, number, brief in columns:
             text = escape(shown.text(str(column), value))
             order = f' data-v="{value:.9g}"' if number else ""
-            kind = " class=n" if number and cells else ""
+            kind = " class=n" if number else " class=s" if brief else " class=l"
+            if not cells:
+                kind = " class=w" if wide else ""
             tag = "td" if cells else "th scope=row"
             cells.append(f"<{tag}{kind}{order}>{text}</{tag[:2]}>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    title = f"<caption>{escape(shown.title)}</caption>" if caption else ""
+    many = len(rows) > MOST_ROWS
+    count = f" <small>{len(rows)} rows</small>" if many else ""
+    title = f"<caption>{escape(shown.title)}{count}</caption>" if caption else ""
+    kind = "scroll long" if many else "scroll"
     return (
-        f'<div class="scroll" data-key="{escape(shown.key)}" tabindex="0" role="region" '
+        f'<div class="{kind}" data-key="{escape(shown.key)}" tabindex="0" role="region" '
         f'aria-label="{escape(shown.title)}">'
         f'<table class="sortable">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _is_short(shown: Table, column: str, most: int = 40) -> bool:
+    """Whether all cells of a column are short enough to stay in one line."""
+    return all(len(shown.text(column, value)) <= most for value in shown.frame[column])
 
 
 def _is_number(column: Any) -> bool:

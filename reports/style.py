@@ -3,7 +3,8 @@
 Hue tells the family: greys for dense baselines, blues for sparse patterns, oranges for Combiners,
 greens for everything else; the bases are Okabe and Ito's, which colour-blind readers tell apart.
 The marker tells the structure, so a Combiner shares it with its sparse parent. Size parameters
-shade (longer is darker) and other parameters choose the dash. Short dashes mean "simulated".
+shade (longer is darker) and other parameters choose the dash; a backend that a pattern would not
+choose itself is lighter and broken. Short dashes mean "simulated".
 """
 
 import colorsys
@@ -63,15 +64,19 @@ _STYLES = {
     name: (family, *look) for family, names in _FAMILIES.items() for name, look in names.items()
 }
 _MARKERS = ("o", "v", "s", "^", "D", "P", "X", "p", "h", "<", ">", "d")
-_DASHES: tuple[Dash, ...] = ("-", (0, (7, 1.6)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 1.4, 3, 1.4)))
+_DASHES: tuple[Dash, ...] = (
+    (0, (9, 1.4, 3, 1.4)), (0, (7, 1.6)), (0, (6, 1.5, 1.2, 1.5)), (0, (4, 1.2, 1, 1.2, 1, 1.2)),
+)  # fmt: skip
 _BACKENDS: dict[str, tuple[str, Dash]] = {
     "sdpa:cudnn": ("#111111", (0, (9, 1.4, 3, 1.4))),
     "sdpa:flash": ("#444a52", (0, (7, 1.6))),
     "sdpa:efficient": ("#737a84", (0, (6, 1.5, 1.2, 1.5))),
     "eager": ("#9aa0a8", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
 }
+_OTHERS: dict[str, Dash] = {"flex": (0, (4, 1.4)), "sdpa": (0, (2.6, 1.2))}
 _SIZES = ("block", "window", "stride", "columns", "features", "landmarks", "keys", "blocks")
-_SEEDS = ("seed", "causal", "sink", "near")
+_SEEDS = ("seed", "causal", "sink")
+_OWN = ("auto", "triton", "")  # the backend that a pattern is judged by
 SIMULATED: Dash = (0, (1.8, 1.4))
 
 
@@ -104,21 +109,25 @@ def look(
 
     Args:
         asked: such as ``combiner-fixed[block=64]``.
-        backend: tells the dense rows, which are one pattern, from each other.
+        backend: tells the dense rows, which are one pattern, from each other; another pattern is
+            lighter and broken under a backend that it would not choose itself.
         simulated: a dense product under a mask: short dashes.
         ranked: whether the distance is an error; otherwise the marker is hollow.
     """
     name, given = name_of(asked), parameters_of(asked)
     family, colour, marker = _STYLES.get(name) or _stranger(name)
-    dash: Dash = _DASHES[0]
+    dash: Dash = "-"
     if name == "full":
         colour, dash = _BACKENDS.get(backend, (colour, dash))
     shade = sum(_octaves(given[key]) for key in _SIZES if key in given)
     words = [f"{k}={v}" for k, v in sorted(given.items()) if k not in (*_SIZES, *_SEEDS)]
     if words:
         dash = _DASHES[zlib.crc32(",".join(words).encode()) % len(_DASHES)]
+    colour = shaded(colour, -0.1 * shade)
+    if name != "full" and backend not in _OWN:
+        colour, dash = shaded(colour, 0.33), _OTHERS.get(backend, (0, (1.2, 1.2, 4, 1.2)))
     found = Look(
-        family=family, colour=shaded(colour, -0.07 * shade), marker=marker, dash=dash,
+        family=family, colour=colour, marker=marker, dash=dash,
         hollow=not ranked, key=f"{asked}@{backend}",
     )  # fmt: skip
     return replace(found, dash=SIMULATED) if simulated else found

@@ -6,8 +6,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from reports.chart import Table
+from reports.frame.clocks import in_words
 from reports.frame.names import by_number
 from reports.frame.scaling import crossovers, exponents
+from reports.frame.tidy import each_row
 from reports.frame.tradeoff import over_layers
 from reports.text import bytes_text, ms_text, ratio_text, size_text, three_places
 
@@ -40,7 +42,10 @@ def times(frame: pd.DataFrame, one: str, key: str, title: str) -> Table:
     if len(crossed):
         crossed = crossed.set_index(["asked", "backend"]).reindex(wide.index)
         wide["\u00d7 dense"] = crossed.speedup_at_longest.to_numpy()
-        wide["faster from"] = crossed.said.fillna("").to_numpy()
+        wide["faster from"] = [
+            "" if pd.isna(row.said) else in_words(row.said, int(row.shortest), int(row.longest))
+            for row in each_row(crossed)
+        ]
     formats = dict.fromkeys(columns, ms_text) | {
         "exponent": lambda x: f"{x:.2f}", "± exponent": lambda x: f"{x:.2f}",
         "\u00d7 dense": ratio_text,

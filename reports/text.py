@@ -46,11 +46,13 @@ def rate_text(flops_per_s: float) -> str:
     return f"{three(flops_per_s)} PFLOP/s"
 
 
-def above_text(names: Iterable[str]) -> str:
-    """What lies above the axes: two by name, the others by their number."""
+def above_text(names: Iterable[str], shown: int = 2) -> str:
+    """What lies above the axes: so many by name, the others by their number."""
     named = list(names)
-    rest = f" and {len(named) - 2} more" if len(named) > 2 else ""
-    return f"above: {', '.join(named[:2])}{rest}"
+    if not shown:
+        return f"above: {len(named)} pattern{'s' if len(named) > 1 else ''}"
+    rest = f" and {len(named) - shown} more" if len(named) > shown else ""
+    return f"above: {', '.join(named[:shown])}{rest}"
 
 
 def two_digits(x: float) -> float:

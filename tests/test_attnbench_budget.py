@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from attnbench import ceilings, engine, matrix
 from attnbench.budget import GroupBudget
-from attnbench.matrix import Matrix
-from attnbench.measure_cost import Protocol
+from attnbench.matrix import Matrix, groups_of
+from attnbench.measure_cost import Protocol, _timed_twice
 from attnbench.outcome import Ended
 from attnbench.presets import Plan
+from attnbench.purse import weight
 from attnbench.records import read
 from attnbench.timing import Call
 from attnbench.watch import CpuWatch
@@ -68,6 +69,30 @@ def test_a_first_call_that_is_not_slower_excuses_nothing(clock: Clock):
         group.expect(0.01)
 
 
+def test_what_fails_after_it_was_compiled_is_excused_too(clock: Clock):
+    group = GroupBudget(10.0)
+
+    def fail() -> None:
+        with group.excusing_failures():
+            clock.now = 25.0
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert group.left_s() == pytest.approx(10.0)
+    with group.excusing_failures():
+        clock.now = 27.0
+    assert group.left_s() == pytest.approx(8.0)
+
+
+def test_a_call_that_takes_long_is_made_fewer_times(clock: Clock):
+    group = GroupBudget(30.0)
+    group.reserve(1.1)  # 17 calls
+    assert group.left_s() == pytest.approx(30.0)
+    with pytest.raises(Ended, match=r"17 calls of .* do not fit"):
+        group.expect(1.3)
+
+
 def test_there_is_an_end_to_what_is_excused(clock: Clock):
     group = GroupBudget(10.0)
     clock.now = 1000.0
@@ -84,6 +109,34 @@ def test_what_is_reserved_is_not_given_twice():
         group.expect(0.04)
     with pytest.raises(Ended, match="do not fit"):
         group.reserve(1.0)
+
+
+def sized(name: str, call_s: float, dense: bool) -> Any:
+    """A contender that was sized, as far as it matters here."""
+    return SimpleNamespace(chosen=SimpleNamespace(name=name, dense=dense), call_s=call_s)
+
+
+@pytest.mark.parametrize(("dense_s", "twin"), [(0.02, "full"), (0.3, "local")])
+def test_a_dense_row_is_timed_twice_unless_it_is_slow(dense_s: float, twin: str):
+    ready = [
+        sized("local", 0.01, False),
+        sized("fixed", 0.012, False),
+        sized("full", dense_s, True),
+    ]
+    assert _timed_twice(ready).chosen.name == twin
+
+
+def test_dense_attention_has_a_share_that_grows_with_the_square_of_the_length():
+    def seconds(pattern: str, length: int) -> float:
+        part = Matrix(
+            patterns=(pattern,), lengths=(length,), passes=("fwdbwd",), heads=16, kv_heads=16,
+            dtype="bfloat16", device="cuda", baselines=False,
+        )  # fmt: skip
+        (group,) = groups_of([part])
+        return weight(group.cases)
+
+    assert seconds("full", 262144) > 17 * 1.1 + seconds("local[window=64]", 262144)
+    assert seconds("full", 4096) == pytest.approx(seconds("local[window=64]", 4096), rel=0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +183,19 @@ def test_those_beside_a_slow_first_call_get_their_samples(run: Callable[..., Any
     slow, other = run(90.0, 16)
     assert [slow["status"], other["status"]] == ["ok", "ok"]
     assert slow["time"]["first_call_ms"] > 100_000
+    assert other["time"]["cold_ms"]["n"] >= 10
+
+
+def test_those_beside_one_that_fails_after_compiling_get_their_samples(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self: Compiled, q: Tensor, *_: object) -> Tensor:
+        self.clock.now += 100.0
+        raise RuntimeError("the compiled code is not to be launched")
+
+    monkeypatch.setattr(Compiled, "_run", broken)
+    slow, other = run(90.0, 16)
+    assert [slow["status"], other["status"]] == ["crashed", "ok"]
     assert other["time"]["cold_ms"]["n"] >= 10
 
 

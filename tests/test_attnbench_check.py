@@ -280,3 +280,26 @@ def test_small_late_rows_are_held_to_their_own_size(form: Broken):
     verdict = examine(form, 2048, torch.bfloat16)
     assert "of its own size" in str(verdict.reason)
     assert examine(Full(), 2048, torch.bfloat16, backend="eager").reason is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_definition_takes_a_few_heads_at_a_time_without_a_difference(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    form, inputs = pattern("combiner-fixed[block=16]"), draw(100, dtype)
+    rows = check_rows(form, 100)
+    d_rows = torch.randn(2, 4, len(rows), 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def expected() -> list[definition.Expected]:
+        output = definition.expected_output(form, inputs, rows, None)
+        return [output, *definition.expected_gradients(form, inputs, rows, d_rows, None)]
+
+    whole = expected()
+    monkeypatch.setattr(definition, "_PIECE_ELEMENTS", inputs[0].numel() // 2)
+    assert len(definition._pieces(inputs)) == 2
+    for one, other in zip(whole, expected(), strict=True):
+        torch.testing.assert_close(other.value, one.value)
+        torch.testing.assert_close(other.sizes, one.sizes)
+        assert other.largest == pytest.approx(one.largest)
+        assert other.plain_error == pytest.approx(one.plain_error, rel=0.5)
+        assert other.plain_share == pytest.approx(one.plain_share, rel=0.1)

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from attnbench import doctor
 from attnbench.doctor import examine, told
+from patterns.errors import BadInput
+from patterns.kernels import tile_choice
 
 
 def named(runs: Path) -> dict[str, doctor.Finding]:
@@ -36,3 +39,25 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path):
 def test_a_line_a_finding(tmp_path: Path):
     findings = examine(tmp_path)
     assert len(told(findings).splitlines()) == len(findings)
+
+
+@pytest.mark.parametrize(
+    ("found", "mark", "said"),
+    [
+        ("shipped", "ok", "shipped"),
+        ("safe", "-", "run_bench.py retune"),
+        (BadInput("cannot use tile sizes from there"), "FIX", "cannot use tile sizes"),
+    ],
+)
+def test_tile_sizes_are_looked_at(
+    found: str | BadInput, mark: str, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    def answer(_: object) -> str:
+        if isinstance(found, BadInput):
+            raise found
+        return found
+
+    monkeypatch.setattr(tile_choice, "told", answer)
+    text = told([doctor._tiles(torch.device("cuda"))])
+    assert text.startswith(mark)
+    assert said in text

@@ -1,6 +1,7 @@
 """The longest length that fits is found, kept and shown, and no more is held than was allowed."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -188,6 +189,21 @@ def test_what_would_take_too_long_is_not_waited_for(
     assert record["frontier"]["limit"] == "time"
     assert record["frontier"]["longest"] == 1984
     assert max(ran) == 1984
+
+
+def test_a_first_call_that_compiles_is_not_what_a_call_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    held, slept = frontier._held, []
+
+    def compiles_once(*all_of_it: Any) -> int:
+        if not slept:
+            slept.append(time.sleep(0.6))
+        return held(*all_of_it)
+
+    monkeypatch.setattr(frontier, "_held", compiles_once)
+    (record,) = found_by(tmp_path, "uniform", length=1024, most_seconds=0.5)
+    assert (record["status"], record["frontier"]["longest"]) == ("ok", 1024)
 
 
 def test_nothing_beyond_the_longest_asked_for_is_tried(tmp_path: Path):

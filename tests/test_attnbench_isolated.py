@@ -1,16 +1,22 @@
 """What the parent makes of a worker's messages, with workers that only recite."""
 
+import io
+import json
+import queue
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attnbench import outcome
 from attnbench.case import CostCase, Group, case_key
-from attnbench.child import Job
+from attnbench.child import Job, Setup, serve
 from attnbench.isolated import Isolated
+from attnbench.measure_cost import Protocol
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin
 from attnbench.worker import Broken
+from patterns.errors import BadInput
 
 ORIGIN = Origin(version="v", machine="m")
 DEAD = Broken(status="crashed", how="died of SIGSEGV", output="boom")
@@ -195,3 +201,22 @@ def test_records_that_nobody_wants_end_the_worker():
     next(records)
     records.close()
     assert workers[0].closed
+
+
+def test_a_worker_that_cannot_use_what_it_finds_is_bad_input():
+    made, (worker,) = isolated(lambda _: iter(()))
+    worker.messages = iter([{"refused": "cannot use tile sizes from there"}])
+    with pytest.raises(BadInput, match="cannot use tile sizes"):
+        made.wait()
+    assert worker.closed
+
+
+def test_a_worker_says_in_one_line_what_it_cannot_use(monkeypatch: pytest.MonkeyPatch):
+    def refused(_: object) -> None:
+        raise BadInput("cannot use tile sizes from there")
+
+    monkeypatch.setattr("attnbench.machine.facts", refused)
+    setup = Setup(run=Path("x"), version="v", device="cuda", machine=None, protocol=Protocol())
+    replies = io.StringIO()
+    serve(setup, queue.SimpleQueue(), replies)
+    assert json.loads(replies.getvalue()) == {"refused": "cannot use tile sizes from there"}

@@ -102,3 +102,89 @@ def test_a_plan_is_written_as_plain_json_values():
     (document,) = preset("quick", "cpu").document()
     assert document["lengths"] == [256, 512, 1024, 2048]
     assert document["fidelity_lengths"] == [1024]
+
+
+def asked_of(length: int, one_pass: str, **shape: object) -> set[str]:
+    """What the preset `kernels` asks for on a GPU at a shape, with the backend."""
+    wanted = {"dim": 64, "batch": 1, "heads": 16, "kv_heads": 16, "causal": True} | shape
+    return {
+        f"{case.asked}@{case.backend}"
+        for case in cases_of("kernels", "cuda")
+        if isinstance(case, CostCase)
+        and (case.length, case.pass_) == (length, one_pass)
+        and all(getattr(case, name) == value for name, value in wanted.items())
+    }
+
+
+@pytest.mark.parametrize("length", [4096, 16384, 65536, 131072, 262144])
+def test_kernels_has_combiner_fixed_beside_dense_attention_at_every_length(length: int):
+    rows = {"combiner-fixed@auto", "combiner-fixed[summary=variational]@auto", "full@auto"}
+    assert asked_of(length, "fwd") >= rows
+    assert asked_of(length, "fwdbwd") >= rows
+    assert asked_of(length, "fwd", dim=128) >= rows
+
+
+@pytest.mark.parametrize("length", [4096, 16384, 65536])
+def test_kernels_has_the_other_combiners_beside_dense_attention(length: int):
+    names = ("axial-rowmajor", "axial-vertical", "axial-horizontal", "mixture", "logsparse")
+    rows = {f"combiner-{name}@auto" for name in names}
+    rows |= {f"combiner-logsparse{kind}@triton" for kind in ("", "[summary=variational]")}
+    assert asked_of(length, "fwd") >= rows | {"full@sdpa:cudnn", "full@sdpa:flash"}
+    assert asked_of(16384, "fwdbwd") >= {f"combiner-{name}@auto" for name in names[:4]}
+
+
+@pytest.mark.parametrize("length", [16384, 65536])
+def test_kernels_has_every_sparse_pattern_beside_flex(length: int):
+    sparse = {name for name, cls in PATTERNS.items() if "flex" in cls.backends}
+    for backend in ("auto", "flex"):
+        found = {
+            row.partition("@")[0].partition("[")[0]
+            for row in asked_of(length, "fwd")
+            if row.endswith(f"@{backend}")
+        }
+        assert found >= sparse
+
+
+def test_kernels_has_a_million_tokens_without_dense_attention():
+    assert asked_of(1 << 20, "fwdbwd") == {"combiner-fixed@auto"}
+    assert "combiner-logsparse[summary=variational]@triton" in asked_of(1 << 20, "fwd")
+    assert not any(row.startswith("full") for row in asked_of(1 << 20, "fwd"))
+
+
+@pytest.mark.parametrize(
+    ("length", "shape"),
+    [
+        (16384, {"heads": 32, "kv_heads": 8, "dim": 128}),
+        (16384, {"causal": False}),
+        (16384, {"batch": 4}),
+        (16384, {"dim": 96}),
+        (16381, {}),
+        (4096, {"batch": 4}),
+    ],
+)
+def test_kernels_has_other_shapes_beside_dense_attention(length: int, shape: dict[str, object]):
+    assert asked_of(length, "fwd", **shape) >= {"combiner-fixed@auto", "full@auto"}
+
+
+def test_kernels_has_its_table_before_its_rarer_shapes_and_asks_for_nothing_twice():
+    plan = preset("kernels", "cuda")
+    assert plan.budget_s <= 7.5 * 60
+    groups = groups_of(plan.parts)
+    order = [group.cases[0] for group in groups]
+    usual = next(at for at, case in enumerate(order) if (case.length, case.dim) == (65536, 64))
+    assert max(at for at, case in enumerate(order) if case.length >= 131072) < usual
+    assert all(case.dim == 64 for case in order[usual + 1 :] if case.length == 65536)
+    rare = [at for at, case in enumerate(order) if case.dim == 96 or not case.causal]
+    assert min(rare) > usual
+    names = [group.id for group in groups]
+    assert len(set(names)) == len(names)
+
+
+def test_kernels_with_patterns_of_ones_own_has_the_usual_lengths():
+    (part,) = overridden(preset("kernels", "cuda"), {"patterns": ("local",)}).parts
+    assert part.lengths == (4096, 16384, 65536)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_kernels_makes_cases_for_its_device(device: str):
+    assert {case.device for case in cases_of("kernels", device)} == {device}

@@ -385,3 +385,31 @@ def test_the_committed_run_predicts_a_schedule():
     ]
     assert found[1] == pytest.approx((found[0] + found[2]) / 2)
     assert found[2] < found[1] < found[0]
+
+
+def test_a_schedule_in_a_file_is_called_by_the_files_name(tmp_path: Path) -> None:
+    inside = "0h0:full,0h1-:local[window=8],1-:full"
+    (tmp_path / "heads.txt").write_text(inside + "\n")
+    found = schedule(f"@{tmp_path / 'heads.txt'}")
+    assert found.spec == "@heads.txt"
+    assert found.patterns(3) == schedule(inside).patterns(3)
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (None, "cannot read .*absent: No such file"),
+        (b"\xff", "expected UTF-8 text"),
+        (b"full|local", "cannot read 'full"),
+        (b"local[window=8|16]", "holds 2 schedules"),
+        (b"@other.txt", "holds 0 schedules"),
+    ],
+)
+def test_a_file_without_a_schedule_is_refused(
+    tmp_path: Path, inside: bytes | None, said: str
+) -> None:
+    path = tmp_path / ("absent" if inside is None else "heads.txt")
+    if inside is not None:
+        path.write_bytes(inside)
+    with pytest.raises(BadInput, match=said):
+        schedule(f"@{path}")

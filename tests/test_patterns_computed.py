@@ -10,11 +10,13 @@ from patterns import PATTERNS, Pattern, Shape
 from patterns.combiner.fixed import CombinerFixed
 from patterns.computed import band_pairs, counting
 from patterns.full import Full
+from patterns.sparse.axial import Axial
 from patterns.sparse.base import SparsePattern
 from patterns.sparse.fixed import Fixed
 from patterns.sparse.local import Local
 from patterns.sparse.logsparse import LogSparse
 from patterns.sparse.sinks import Sinks
+from patterns.sparse.strided import Strided
 
 HEADS = 2
 NOT_PAIRS = ("rfa", "uniform")  # they multiply no queries with keys
@@ -161,3 +163,51 @@ def test_the_combiner_kernel_computes_whole_tiles(block: int, near: int, sink: i
 def test_the_diagonal_kernel_computes_what_is_visible(causal: bool):
     pattern = LogSparse(causal=causal)
     assert counted(pattern, 40, "triton") == int(pattern.support(40).sum())
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_kernels_along_lines_compute_the_tiles_of_each_line(causal: bool):
+    """Tile by tile as the kernels go: 32 queries of a line, 32 of its keys a step."""
+    length, columns = 130, 40
+    for pattern in (Axial(columns=columns, causal=causal), Strided(stride=columns, causal=causal)):
+        near = (lambda away: away == 0) if pattern.name == "axial" else (lambda away: away < 2)
+        place = torch.arange(length)
+        row, column = place // columns, place % columns
+        expected = 0
+        for rows in place.split(columns):
+            for keys in place.split(columns):
+                away = int((row[rows[0]] - row[keys[0]]).abs())
+                if near(away):
+                    expected += touched(pattern.support(length)[rows][:, keys], 32, 32)
+        for number in range(columns):
+            line = place[column == number]
+            away = (row[line][:, None] - row[line]).abs()
+            far = pattern.support(length)[line][:, line] & ~near(away)
+            expected += touched(far, 32, 32)
+        assert counted(pattern, length, "triton") == expected
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("block", "tail"), [(40, 1), (40, 20)])
+def test_the_kernel_of_tails_computes_whole_tiles(block: int, tail: int, causal: bool):
+    length, blocks = 110, 3
+    expected = 0
+    for number, rows in enumerate(torch.arange(length).split(block)):
+        for first in range(0, len(rows), 32):
+            stop = first + 32 if causal else len(rows)
+            keys = min(-(-min(stop, len(rows)) // 32) * 32, length - int(rows[0]))
+            expected += min(32, len(rows) - first) * keys
+        far = tail * (number if causal else blocks)
+        expected += len(rows) * min(-(-far // 32) * 32, tail * blocks)
+    pattern = Fixed(block=block, tail=tail, causal=causal)
+    assert counted(pattern, length, "triton") == expected
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_suffix_kernel_computes_whole_tiles_and_far_keys(causal: bool):
+    pattern = LogSparse(keys="suffix", causal=causal)
+    once = touched(torch.eye(100).bool(), 64, 64) + 100 * 16
+    assert counted(pattern, 100, "triton") == once * (1 if causal else 2)

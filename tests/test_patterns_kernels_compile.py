@@ -1,4 +1,4 @@
-"""What Triton's compiler makes of each kernel that the Combiners launch, for Hopper, without a GPU.
+"""What Triton's compiler makes of the kernels that patterns launch, for Hopper, without a GPU.
 
 The interpreter of the other tests takes what the compiler refuses. Launches are caught and compiled
 with the arguments that they came with, in a process of their own: Triton decides when a kernel is
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine_code import unwritten_reads, unwritten_reads_of
 
 from patterns import Pattern, pattern
 
@@ -23,15 +24,21 @@ SHARED_BYTES = 227 * 1024  # that a program may have on Hopper
 LAUNCHES = {
     "combiner-fixed[block=64]": 7,
     "combiner-fixed[block=64,summary=variational,sink=4,near=1]": 7,
+    "combiner-logsparse": 12,
+    "combiner-logsparse[causal=false]": 13,
     "combiner-logsparse[summary=variational]": 12,
     "combiner-axial-rowmajor": 8,
     "combiner-axial-vertical": 14,
+    "axial": 6,
+    "strided[causal=false]": 10,
+    "fixed[tail=2]": 6,
+    "logsparse[keys=suffix]": 3,
 }
 """How many launches forward and backward take, at 1024 tokens."""
 
 
 @pytest.mark.skipif(COMPILED, reason="this is the process that it starts")
-def test_the_kernels_of_the_combiners_compile() -> None:
+def test_the_kernels_compile() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
         env={**os.environ, "ATTNBENCH_COMPILED_KERNELS": "1"},
@@ -41,7 +48,22 @@ def test_the_kernels_of_the_combiners_compile() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{len(LAUNCHES)} passed" in ran.stdout
+    assert f"{len(LAUNCHES) + 1} passed" in ran.stdout
+
+
+@pytest.mark.skipif(COMPILED, reason="runs once")
+def test_a_uniform_register_that_one_way_leaves_unwritten_is_seen() -> None:
+    listing = """
+        /*0000*/                   UMOV UR4, 0x400 ;
+        /*0010*/              @!P0 BRA `(.L_x_0) ;
+        /*0020*/                   UIADD3 UR6, UP0, UR4, 0x40, URZ ;
+    .L_x_0:
+        /*0030*/                   UIADD3.X UR7, UR{}, -0x7fffffe0, URZ, UP0, !UPT ;
+        /*0040*/                   EXIT ;
+    """
+    assert unwritten_reads_of(listing.format(4)) == []
+    (read,) = unwritten_reads_of(listing.format(6))
+    assert read.startswith("UIADD3.X UR7, UR6")
 
 
 @pytest.fixture
@@ -90,3 +112,23 @@ def test_what_is_launched_compiles_for_hopper(
     assert len(launched) == LAUNCHES[spec]
     for one in launched:
         assert 0 <= one.metadata.shared <= SHARED_BYTES
+        assert not unwritten_reads(one.asm["cubin"]), one.name
+
+
+@pytest.mark.skipif(not COMPILED, reason="runs in the process of compiled kernels")
+def test_the_attention_waits_for_summaries_that_let_it_begin(
+    monkeypatch: pytest.MonkeyPatch, launched: list[Any]
+) -> None:
+    from patterns.kernels import fixed
+
+    monkeypatch.setattr(fixed, "may_overlap", lambda _: True)
+    form: Pattern = pattern("combiner-fixed[block=256]")
+    monkeypatch.setattr(type(form), "_refusal", lambda *_: None)
+    with torch.no_grad():
+        form.attend(*torch.randn(3, 1, 2, 1024, 64, dtype=torch.bfloat16), backend="triton")
+    summaries, attention = launched
+    assert "griddepcontrol.launch_dependents" in summaries.asm["ptx"]
+    assert attention.asm["ptx"].index("griddepcontrol.wait") < attention.asm["ptx"].index(
+        "st.global"
+    )
+    assert (summaries.metadata.launch_pdl, attention.metadata.launch_pdl) == (False, True)

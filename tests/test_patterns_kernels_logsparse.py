@@ -13,6 +13,7 @@ from contract import Inputs, dense_output, draw_inputs, gradients, worst
 from attnbench import pattern
 from patterns.base import Pattern
 from patterns.errors import Unsupported
+from patterns.kernels import assembler
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -149,21 +150,16 @@ def test_leaves_that_no_tile_can_hold_are_refused():
     assert spelled("block=3").implementation(q, k, v).backend == "sdpa"
 
 
-@pytest.mark.parametrize(
-    ("spec", "right"),
-    [
-        ("summary=variational", True),
-        ("summary=mean+size,near=1", True),
-        ("summary=max", False),
-        ("summary=variational,causal=false", False),
-    ],
-)
-def test_forms_that_were_wrong_on_cuda_are_refused_there(spec: str, right: bool):
-    form: Pattern = pattern(f"combiner-logsparse[{spec}]")
+@pytest.mark.parametrize("right", [True, False])
+def test_an_assembler_that_gets_the_kernels_wrong_is_refused(
+    right: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(assembler, "sound", lambda _: right)
+    monkeypatch.setattr(assembler, "version", lambda _: "12.8")
+    form: Pattern = pattern("combiner-logsparse")
     q = SimpleNamespace(
-        is_cuda=True, device=torch.device("cuda"), dtype=torch.bfloat16, shape=(1, 1, 64, 16)
+        is_cuda=True, device=torch.device("cuda", 0), dtype=torch.bfloat16, shape=(1, 1, 64, 16)
     )
     why = form._refusal("triton", q)
     assert (why is None) == right
-    assert right or "use backend sdpa" in why
-    assert form.backends[0] == "sdpa"  # not all of what is left was run on CUDA
+    assert right or "ptxas of CUDA 12.8" in why

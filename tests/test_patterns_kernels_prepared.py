@@ -5,6 +5,7 @@ down. In a process of its own, since Triton decides when a kernel is defined whe
 interpreted.
 """
 
+import importlib
 import itertools
 import os
 import subprocess
@@ -33,11 +34,11 @@ def test_remembered_launches_in_a_process_of_compiled_kernels() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "6 passed" in ran.stdout
+    assert "9 passed" in ran.stdout
 
 
 @triton.jit
-def scaled(out, x, count, step, scale, ROWS: tl.constexpr, TWICE: tl.constexpr):  # type: ignore[no-untyped-def]
+def scaled(out, x, count, step, scale, ROWS: tl.constexpr, TWICE: tl.constexpr = False):  # type: ignore[no-untyped-def]
     """A kernel that Triton compiles differently for most of its arguments."""
     place = tl.arange(0, ROWS)
     number = tl.load(x + place * step, mask=place < count) * scale
@@ -49,11 +50,12 @@ class Launched:
 
     def __init__(self) -> None:
         self.all: list[tuple[Any, ...]] = []
+        self.options: list[tuple[Any, ...]] = []
         self.stream = 7
         self.device = 0
         self.loaded = 0
 
-    def __call__(self, source: Any, _metadata: Any) -> Any:
+    def __call__(self, source: Any, metadata: Any) -> Any:
         taken = [kind != "constexpr" for kind in source.signature.values()]
 
         def run(*told: Any) -> None:
@@ -62,6 +64,7 @@ class Launched:
             values = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in arguments]
             real = tuple(x for x, one in zip(values, taken, strict=True) if one)
             self.all.append((kernel, grid, stream, real))
+            self.options.append((metadata.launch_pdl, metadata.num_stages, metadata.maxnreg))
 
         return run
 
@@ -145,6 +148,55 @@ def test_triton_is_asked_once_for_arguments_of_a_kind(
     remembered(*tensors(torch.float32, 0))
     assert len(asked) == 4
     assert len(launched.all) == 8
+
+
+@STARTED
+def test_a_constant_may_be_left_to_its_default(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patterns.kernels.prepared import Launch
+
+    asked = _asked(monkeypatch)
+    remembered = Launch(scaled, 3, (32, 1, 0.5), {"ROWS": 32, "num_warps": 4})
+    for _ in range(3):
+        remembered(*tensors(torch.float32, 0))
+    assert len(asked) == 1
+    assert len({(kernel, grid) for kernel, grid, _, _ in launched.all}) == 1
+
+
+@STARTED
+def test_options_of_a_launch_are_its_own(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patterns.kernels.prepared import launch
+
+    asked, numbers = _asked(monkeypatch), (32, 1, 0.5)
+    options = [(early, stages, most) for early in (0, 1) for stages in (2, 3) for most in (40, 80)]
+    for early, stages, most in options * 2:
+        chosen = {"launch_pdl": True} if early else {}
+        launch(
+            scaled, 3, *tensors(torch.float32, 0), *numbers,
+            ROWS=32, TWICE=False, num_warps=4, num_stages=stages, maxnreg=most, **chosen,
+        )  # fmt: skip
+    assert len(asked) == len(options)
+    assert launched.options == options * 2
+
+
+@STARTED
+def test_the_environment_may_ask_for_launches_by_triton(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patterns.kernels import prepared
+
+    with monkeypatch.context() as patch:
+        patch.setenv("ATTNBENCH_DIRECT_LAUNCHES", "0")
+        importlib.reload(prepared)
+        asked, remembered = _asked(patch), _launch()
+        for _ in range(3):
+            remembered(*tensors(torch.float32, 0))
+    assert len(asked) == len(launched.all) == 3
+    importlib.reload(prepared)
+    assert _direct()
 
 
 @STARTED

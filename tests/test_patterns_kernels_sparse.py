@@ -66,6 +66,20 @@ def poisoned(interpreter: None):
         ("logsparse", 34, 4, 2, 24, torch.float32, False),
         ("logsparse", 90, 1, 1, 32, torch.float32, True),
         ("logsparse", 33, 1, 1, 16, torch.float16, True),
+        ("axial[columns=7]", 24, 1, 1, 16, torch.float32, False),  # a short last row
+        ("axial[columns=60]", 20, 1, 1, 16, torch.float32, True),  # a single row
+        ("strided[stride=5]", 16, 2, 1, 24, torch.float32, False),
+        ("strided[stride=34]", 60, 1, 1, 16, torch.float32, True),  # two tiles a row
+        ("strided[stride=10]", 24, 1, 1, 16, torch.float16, True),
+        ("fixed[block=34]", 70, 2, 1, 24, torch.float32, False),
+        ("fixed[block=20,tail=3]", 42, 1, 1, 16, torch.float32, True),  # a block less than a tail
+        ("fixed[block=5,tail=5]", 12, 1, 1, 16, torch.float32, True),  # everything
+        ("fixed[block=40]", 20, 1, 1, 16, torch.float32, True),  # a single block
+        ("fixed[block=10]", 24, 1, 1, 16, torch.float16, False),
+        ("logsparse[keys=suffix]", 1, 2, 1, 16, torch.float32, True),
+        ("logsparse[keys=suffix]", 34, 2, 1, 24, torch.float32, False),
+        ("logsparse[keys=suffix]", 200, 1, 1, 16, torch.float32, True),
+        ("logsparse[keys=suffix]", 66, 1, 1, 16, torch.float16, True),
     ],
     ids=str,
 )
@@ -103,7 +117,16 @@ def test_any_shape_of_tiles_gives_the_same(
 
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call:UserWarning")
-@pytest.mark.parametrize("spec", ["sinks[window=9,sink=2]", "logsparse"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "sinks[window=9,sink=2]",
+        "logsparse",
+        "logsparse[keys=suffix]",
+        "strided[stride=20]",
+        "fixed[block=20]",
+    ],
+)
 def test_one_graph_holds_the_kernels_under_torch_compile(spec: str) -> None:
     form = pattern(spec)
     inputs = draw_inputs(40, dim=16, dtype=torch.float32, contiguous=False)
@@ -121,28 +144,30 @@ def test_one_graph_holds_the_kernels_under_torch_compile(spec: str) -> None:
 
 @pytest.mark.usefixtures("interpreter")
 def test_the_operators_keep_the_rules_of_torch_library() -> None:
-    from patterns.kernels import diagonals, window
+    from patterns.kernels import diagonals, suffix, tails, window
 
     assert diagonals.attend_diagonals
     assert window.attend_window
+    assert suffix.attend_suffixes
+    assert tails.attend_tails
     inputs = draw_inputs(20, dim=16, dtype=torch.float32, contiguous=False)
     rules = ("test_schema", "test_autograd_registration", "test_faketensor")
     for operator, arguments in (
         (torch.ops.attnbench.window.default, (0.25, 9, 2, True)),
         (torch.ops.attnbench.diagonals.default, (0.25, True)),
+        (torch.ops.attnbench.suffix.default, (0.25, False)),
+        (torch.ops.attnbench.tails.default, (0.25, 8, 2, True)),
     ):
         torch.library.opcheck(operator, (*inputs, *arguments), test_utils=rules)
 
 
 def test_what_the_kernels_refuse() -> None:
     narrow = draw_inputs(8, dim=8, dtype=torch.float32)
-    for form in (pattern("local"), pattern("logsparse")):
+    for form in (pattern("local"), pattern("logsparse"), pattern("axial")):
         with pytest.raises(Unsupported, match=r"run on CUDA, not cpu; use backend"):
             form.attend(*narrow, backend="triton")
         with pytest.raises(Unsupported, match=r"no backward pass on cpu; use backend"):
             form.attend(*narrow, backend="flex")
-    with pytest.raises(Unsupported, match="powers of two"):
-        pattern("logsparse[keys=suffix]").attend(*narrow, backend="triton")
     with pytest.raises(Unsupported, match="no closed form"):
         pattern("logsparse[keys=suffix,causal=false]").attend(*narrow, backend="flex")
 
@@ -251,13 +276,10 @@ STRIDES = ("_batch", "_head", "_row")
 @for_hopper
 @pytest.mark.parametrize("width", [64, 128, 256])
 @pytest.mark.parametrize("kernel", ["forward", "queries", "keys", "sinks"])
-def test_the_tiles_for_hopper_fit_its_shared_memory(
-    monkeypatch: pytest.MonkeyPatch, kernel: str, width: int
-) -> None:
+def test_the_tiles_for_hopper_fit_its_shared_memory(kernel: str, width: int) -> None:
     from patterns.kernels import window_kernels, window_tiles
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    cut = window_tiles.tiles(kernel, width, torch.bfloat16, torch.device("cuda", 63))  # type: ignore[arg-type]
+    cut, _ = window_tiles._known(kernel, width, 16)  # type: ignore[arg-type]
     name = "window_forward" if kernel == "forward" else f"window_backward_{kernel}"
     constants = {"D": width, "WIDTH": width, "ROWS": cut.rows, "KEYS": cut.keys, "SINKS": 16}
     constants |= {"CAUSAL": True, "SINK": True, "SPLIT": cut.split, "IP": "ieee"}
@@ -300,7 +322,20 @@ def _for_hopper(kernel, constants: dict[str, object], warps: int, stages: int):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("spec", ["local[window=100]", "sinks[window=100]", "logsparse"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "local[window=100]",
+        "sinks[window=100]",
+        "logsparse",
+        "axial[columns=100]",
+        "strided[stride=100]",
+        "fixed[block=100]",
+        "fixed[block=100,tail=3]",
+        "logsparse[keys=suffix]",
+        "logsparse[keys=suffix,causal=false]",
+    ],
+)
 @pytest.mark.parametrize("dim", [32, 64, 96, 128, 256])
 def test_the_kernels_are_right_on_the_gpu(spec: str, dim: int) -> None:
     form: Pattern = pattern(spec)
@@ -312,7 +347,9 @@ def test_the_kernels_are_right_on_the_gpu(spec: str, dim: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("spec", ["sinks[window=100]", "logsparse"])
+@pytest.mark.parametrize(
+    "spec", ["sinks[window=100]", "logsparse", "logsparse[keys=suffix]", "strided", "fixed"]
+)
 def test_a_cuda_graph_captures_the_kernels(spec: str) -> None:
     form = pattern(spec)
     inputs = draw_inputs(517, dim=64, dtype=torch.bfloat16, device="cuda")

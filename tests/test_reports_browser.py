@@ -1,10 +1,9 @@
 """The page in a real browser: silent, offline, and no wider than the screen."""
 
-import json
 from pathlib import Path
 
 import pytest
-from browsing import visit
+from browsing import requested, visit
 from report_run import PATTERNS, make
 
 import reports
@@ -20,16 +19,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         captured=(1024, 2048), layers=(0, 5), maps=1,
     )  # fmt: skip
     return reports.write(run)
-
-
-def requested(browser) -> list[str]:
-    """The addresses that the browser asked for."""
-    events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -53,6 +42,39 @@ def test_the_page_is_silent_offline_and_fits(browser, page: Path, width: int):
     outside = [url for url in requested(browser) if not url.startswith(("file:", "data:"))]
     assert outside == []
     assert browser.get_log("browser") == []
+
+
+def test_a_long_table_is_cut_in_the_middle_of_a_row(browser, page: Path):
+    visit(browser, page, 1280)
+    shares = browser.execute_script(
+        """for (const one of document.querySelectorAll("details")) one.open = true;
+        document.body.getBoundingClientRect();
+        return new Promise((done) => setTimeout(() => done(
+          [...document.querySelectorAll(".scroll.long")].filter((box) => box.checkVisibility())
+            .map((box) => {
+              const end = box.getBoundingClientRect().bottom;
+              const row = [...box.querySelectorAll("tbody tr")]
+                .map((x) => x.getBoundingClientRect())
+                .find((x) => x.top < end && end < x.bottom);
+              return row ? (end - row.top) / row.height : -1;
+            })), 300));"""
+    )
+    assert shares
+    assert all(0.3 < share < 0.7 for share in shares), shares
+
+
+def test_on_a_phone_the_names_of_a_table_stay_in_sight(browser, page: Path):
+    visit(browser, page, 390)
+    found = browser.execute_script(
+        """const box = [...document.querySelectorAll("#cost .table .scroll")]
+             .find((one) => one.scrollWidth > one.clientWidth + 60);
+        box.scrollLeft = 60;
+        const parts = [box, box.querySelector("tbody th"), box.querySelector("tbody td")];
+        const [left, name, cell] = parts.map((one) => one.getBoundingClientRect().left);
+        return [name - left, cell - left, box.querySelector("tbody th").offsetWidth];"""
+    )
+    assert abs(found[0]) <= 1
+    assert found[1] < found[2], "the cells move below the names"
 
 
 def test_tables_sort_and_the_theme_switches(browser, page: Path):

@@ -287,7 +287,11 @@ def test_mass_by_distance_lies_over_that_of_full_attention(run: Run):
         distance.draw(figure, spreads)
     row = spreads.iloc[0]
     axes = figure.axes[0]
-    assert line(axes, f"series:{row.asked}").get_ydata().tolist() == row.effective
+    drawn = line(axes, f"series:{row.asked}")
+    assert drawn.get_ydata()[1:-1].tolist() == row.effective
+    bars = axes.patches
+    ends = [bars[0].get_x(), bars[-1].get_x() + bars[-1].get_width()]
+    assert drawn.get_xdata()[[0, -1]].tolist() == pytest.approx(ends)
     assert [bar.get_height() for bar in axes.patches] == pytest.approx(row.full)
 
 

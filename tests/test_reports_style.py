@@ -15,7 +15,16 @@ def test_the_look_depends_on_the_name_alone():
     for name in reversed(PATTERNS):
         look(name)
     assert look("local") == before
-    assert look("local", "eager") == before
+    assert look("local", "triton") == before
+
+
+def test_lines_of_one_pattern_are_told_apart_by_backend_block_and_neighbours():
+    asked = ["combiner-fixed", *(f"combiner-fixed[block={2**n}]" for n in (7, 8, 9))]
+    asked += ["combiner-fixed[near=1,sink=4]", "combiner-fixed[summary=variational]"]
+    looks = [look(one) for one in asked]
+    looks += [look("combiner-fixed", backend) for backend in ("flex", "sdpa", "eager")]
+    assert len({(one.colour, one.dash) for one in looks}) == len(looks)
+    assert len({one.marker for one in looks}) == 1
 
 
 def test_a_pattern_without_a_place_in_the_table_keeps_its_look_too():

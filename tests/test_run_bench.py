@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_bench
 from attnbench.arguments import parser
@@ -95,6 +96,10 @@ def test_options_are_only_what_was_asked_for():
         (("run", "--budget", "0"), "--budget must be more than 0"),
         (("run", "--backend", "egaer"), "did you mean 'eager'"),
         (("inspect", "local", "--layer", "99"), "no layer '99'"),
+        (("profile", "loca"), "did you mean 'local'"),
+        (("profile", "local", "--repeat", "0"), "--repeat must be at least 1"),
+        (("retune", "--budget", "0"), "--budget must be more than 0"),
+        (("retune", "--pattern", "combiner-fxed"), "did you mean 'combiner-fixed'"),
         (("report", "no-such-run"), "no-such-run"),
         (("export", "no-such-run", "--out", "x"), "no-such-run"),
         (("export", "no-such-run", "--out", "x", "--figures", "pgn"), "did you mean 'png'"),
@@ -108,6 +113,17 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert said in err
     assert err.count("\n") == 1
     assert out == ""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to ask")
+@pytest.mark.parametrize("typed", [("profile", "local"), ("retune",)])
+def test_what_needs_a_gpu_says_so_in_one_line(
+    typed: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    assert run_bench.main(typed) == 2
+    out, err = capsys.readouterr()
+    assert "PyTorch sees none" in err
+    assert (out, err.count("\n")) == ("", 1)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from patterns.combiner.base import DIRECT, INVISIBLE, PAPER, CombinerPattern
 from patterns.combiner.dyadic import Dyadic, levels
 from patterns.combiner.summary import AS_THEY_ARE, SummaryKind, Told
 from patterns.fused import triton_refusal
+from patterns.kernels import assembler
 from patterns.pieces import attend_pieces
 
 
@@ -47,7 +48,7 @@ class CombinerLogsparse(CombinerPattern):
     name: ClassVar = "combiner-logsparse"
     paper: ClassVar = replace(PAPER, section="4.2")
     tiny: ClassVar = {"block": 1}
-    backends: ClassVar = ("sdpa", "eager", "triton")
+    backends: ClassVar = ("triton", "sdpa", "eager")
 
     def __post_init__(self) -> None:
         require_positive(self, "block")
@@ -82,13 +83,13 @@ class CombinerLogsparse(CombinerPattern):
                 f"the Triton kernels take leaves of a power of two tokens, not block={self.block}; "
                 "use backend sdpa or eager"
             )
-        if q.is_cuda and (self.summary == "max" or not self.causal):
-            # As compiled for Hopper, their outputs and memory accesses were wrong now and then.
+        why = triton_refusal(q)
+        if why is None and q.is_cuda and not assembler.sound(q.device.index):
             return (
-                "the Triton kernels of combiner-logsparse are right on CUDA only if causal and "
-                "without summary=max; use backend sdpa"
+                f"the ptxas of CUDA {assembler.version(q.device.index)} gets these kernels wrong "
+                "on Hopper: set TRITON_PTXAS_PATH to that of CUDA 12.9 or newer, or use sdpa"
             )
-        return triton_refusal(q)
+        return why
 
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":

@@ -1,4 +1,4 @@
-"""The axial Combiners whose regions overlap, on the GPU: what each of them reads, told as data.
+"""Attention along the lines of a grid, on the GPU: what each pattern reads, told as data.
 
 A plan has *tellings* (which regions the lines of a grid are told by) and *readings* (what every
 token reads along its row or column, in one softmax). Forward: pools by a scan, values by attention
@@ -80,6 +80,8 @@ def script_of(frame: Frame, form: Axial) -> Script:
             shared=(),
             softmaxes=((Reading(down=frame.columns == 1, sights=(own,)),),),
         )
+    if form.plan in ("cross", "strided"):
+        return Script(tellings=(), shared=(), softmaxes=(_tokens_alone(frame, form, own, cross),))
     vertical = _vertical(frame, causal) if form.plan not in ("horizontal", "split") else ()
     sideways = _sideways(frame, form)
     tellings = (*vertical, *sideways)
@@ -113,6 +115,22 @@ def _readings(down: bool, sights: tuple[Sight, ...]) -> tuple[Reading, ...]:
     return tuple(
         Reading(down=down, sights=sights[first : first + 2]) for first in range(0, len(sights), 2)
     )
+
+
+def _tokens_alone(frame: Frame, form: Axial, own: Sight, cross: Sight) -> tuple[Reading, ...]:
+    """The readings of the sparse patterns, which have no regions.
+
+    strided: the tokens at most `columns` away are the own row, the rest of the row before from the
+    own column on, and (bidirectional) of the row after up to it.
+    """
+    if form.plan == "cross":
+        return *_readings(False, (own,)), *_readings(True, (cross,))
+    before = Sight(told=None, mask=FROM, shift=0, line=-1)
+    after = Sight(told=None, mask=UPTO, shift=0, line=1)
+    near = _readings(False, (own, before) if form.causal else (own, before, after))
+    if frame.rows == 2:
+        return near
+    return *near, *_readings(True, (Sight(told=None, mask=cross.mask, shift=2),))
 
 
 def _vertical(frame: Frame, causal: bool) -> tuple[Telling, ...]:

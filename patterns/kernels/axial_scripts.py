@@ -1,4 +1,4 @@
-"""Running the script of an axial Combiner, forward and backward.
+"""Running the script of a pattern along the lines of a grid, forward and backward.
 
 Letters as in `patterns.kernels.lines`.
 """
@@ -165,7 +165,14 @@ def _lift(form: Axial) -> float:
 
 def _source(frame: Frame, k: Tensor, v: Tensor, told: list[_Told], sight: Sight) -> Source:
     if sight.told is None:
-        return Source(key=k, value=v, mask=sight.mask, shift=sight.shift, limit=frame.length)
+        return Source(
+            key=k,
+            value=v,
+            mask=sight.mask,
+            shift=sight.shift,
+            line=sight.line,
+            limit=frame.length,
+        )
     each = told[sight.told]
     return Source(
         key=each.key if each.key.numel() else each.found.key,

@@ -24,10 +24,15 @@ def attend(
         forward: returns the output and what else the backward needs.
         backward: gives dq, dk, dv for (gradient, q, k, v, what was returned, *settings).
     """
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+    if is_differentiated(q, k, v):
         found: Tensor = _Function.apply(forward, backward, q, k, v, settings)
         return found
     return forward(q, k, v, *settings)[0]
+
+
+def is_differentiated(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether a backward may follow."""
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
 
 
 class _Function(torch.autograd.Function):

@@ -4,6 +4,7 @@ Operators of `torch.library` for compiled code; grouped heads read their shared 
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -15,6 +16,7 @@ from patterns.kernels import diagonals_kernels as kernels
 from patterns.kernels.launching import on_device_of, unit_rows
 from patterns.kernels.operators import register
 from patterns.kernels.prepared import launch
+from patterns.kernels.tile_choice import choose
 
 
 def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> Tensor:
@@ -36,19 +38,29 @@ def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: fl
     return by_hand.attend(_forward, _backward, q, k, v, scale, causal)
 
 
-def _cut(q: Tensor, numbers: int = 4096) -> dict[str, int]:
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """Rows of a tile, and warps of a program."""
+
+    rows: int
+    warps: int
+
+
+def _cut(kernel: str, q: Tensor, numbers: int = 4096) -> dict[str, int]:
     """Tiles of so many numbers: enough to hide latency, few enough to stay in registers."""
     dim = q.shape[-1]
     width = max(16, triton.next_power_of_2(dim))
-    rows = 32 if not q.is_cuda else max(16, numbers // width)
-    return {"D": dim, "WIDTH": width, "ROWS": rows, "STAGES": 2, "num_warps": 4}
+    cut = _Cut(rows=32 if not q.is_cuda else max(16, numbers // width), warps=4)
+    bits = 8 * q.element_size()
+    cut = choose(f"diagonals.{kernel}", width, bits, device=q.device, shipped=cut, safe=cut)
+    return {"D": dim, "WIDTH": width, "ROWS": cut.rows, "STAGES": 2, "num_warps": cut.warps}
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     batch, heads, length, _ = q.shape
     out, lse = _room(q, k, v, scale, causal)
-    cut = _cut(q)
+    cut = _cut("forward", q)
     count(lambda: batch * heads * _computed_pairs(length, causal))
     with on_device_of(q):
         launch(
@@ -88,14 +100,14 @@ def _backward(
     delta = torch.empty_like(lse)
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     with on_device_of(q):
-        cut = _cut(q)
+        cut = _cut("queries", q)
         launch(
             kernels.diagonals_backward_queries, triton.cdiv(length, cut["ROWS"]) * batch * heads,
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, heads, group,
             *strides, *out.stride()[:3], *grad.stride()[:3], *dq.stride()[:3],
             CAUSAL=causal, **cut,
         )  # fmt: skip
-        cut = _cut(q, numbers=2048)  # four tiles of float32 at once
+        cut = _cut("keys", q, numbers=2048)  # four tiles of float32 at once
         launch(
             kernels.diagonals_backward_keys, triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,
             q, k, v, grad, lse, delta, dk, dv, base2, scale, length, heads, group,

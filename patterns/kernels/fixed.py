@@ -12,12 +12,14 @@ from patterns.computed import count
 from patterns.kernels import by_hand
 from patterns.kernels.fixed_form import Fixed, Sizes
 from patterns.kernels.fixed_launches import backward_launches, forward_launches
-from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.launching import may_overlap, on_device_of, precision, unit_rows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
-    return by_hand.attend(forward, backward, q, k, v, form)
+    if by_hand.is_differentiated(q, k, v):
+        return by_hand.attend(forward, backward, q, k, v, form)
+    return forward(q, k, v, form, indexed=False)[0]
 
 
 def empty_results(
@@ -55,7 +57,7 @@ def forward(
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = results
     launches = forward_launches(
         q.shape, k.shape[1], q.dtype, precision(q), form,
-        (q.stride(), k.stride(), v.stride()), indexed,
+        (q.stride(), k.stride(), v.stride()), q.device, indexed, may_overlap(q),
     )  # fmt: skip
     count(launches.pairs)
     with on_device_of(q):
@@ -75,7 +77,7 @@ def backward(
     q, k, v, grad = unit_rows(q), unit_rows(k), unit_rows(v), unit_rows(grad)
     launches = backward_launches(
         q.shape, k.shape[1], q.dtype, precision(q), form,
-        (q.stride(), k.stride(), v.stride(), grad.stride()),
+        (q.stride(), k.stride(), v.stride(), grad.stride()), q.device,
     )  # fmt: skip
     room = launches.room
     single: dict[str, Any] = {"device": q.device, "dtype": torch.float32}

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from patterns.kernels.fixed_backward import query_step
 from patterns.kernels.fixed_forward import ranges, tile_visible
-from patterns.kernels.fixed_summary import MAX
+from patterns.kernels.fixed_summary import GIVEN, MAX
 from patterns.kernels.tiles import COUNTS, LOG2E, load_tile, store_tile
 
 
@@ -59,6 +59,7 @@ def query_gradients(
     BIASED: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of queries, which lies in one block, and head: as the forward goes."""
     tiles: tl.constexpr = (BLOCK + M - 1) // M
@@ -87,7 +88,7 @@ def query_gradients(
         far_value += line.to(tl.int64) * (sink + blocks) * DIM
         far_bias += line.to(tl.int64) * (sink + blocks)
     begin, edge, stop, far_edge, far_stop = ranges(
-        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN
+        first, end, block, blocks, length, sink, NEAR, BLOCK, M, N, CAUSAL, FAR, PLAIN, EACH
     )
     count = (edge - begin) // N
     for tile in range(count + far_edge // N):
@@ -122,14 +123,15 @@ def query_gradients(
         if BIASED:
             bias = tl.load(far_bias + index, mask=is_far & (index < limit), other=0.0)
         visible = tile_visible(
-            is_far, index, row, block, stop, far_stop, length, sink, NEAR, BLOCK, CAUSAL, PLAIN
-        )
+            is_far, index, row, block, stop, far_stop, length, sink, NEAR,
+            BLOCK, CAUSAL, PLAIN, EACH,
+        )  # fmt: skip
         dq = query_step(
             dq, queries, grads, keys, values, bias, norm, product, visible, scale,
             True, BIASED, PRECISION,
         )  # fmt: skip
     dq = dq * (scale / LOG2E)
-    if FAR:
+    if FAR and KIND != GIVEN:
         column = tl.arange(0, WIDTH)
         inside = column < DIM
         region = line.to(tl.int64) * blocks + block

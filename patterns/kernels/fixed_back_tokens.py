@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from patterns.kernels.fixed_backward import key_step
-from patterns.kernels.fixed_summary import MAX, VARIATIONAL
+from patterns.kernels.fixed_summary import GIVEN, MAX, VARIATIONAL
 from patterns.kernels.tiles import COUNTS, LOG2E, load_tile, store_tile
 
 
@@ -64,6 +64,7 @@ def token_gradients(
     KIND: tl.constexpr,
     SINKS: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of keys, which lies in one block, and key-value head."""
     tiles: tl.constexpr = (BLOCK + N - 1) // N
@@ -158,7 +159,16 @@ def token_gradients(
                 False,
                 PRECISION,
             )
-        if FAR:
+        if FAR and KIND == GIVEN:
+            # The far columns of a block are its last tokens.
+            copied = ((token >= end - EACH) & (token < end))[:, None] & inside[None, :]
+            own = block * EACH + token - (end - EACH)
+            for split in range(tl.where(first + N > end - EACH, splits, 0)):
+                part = (tl.cast(split, tl.int64) * lines + line) * blocks + own
+                source = part[:, None] * DIM + column[None, :]
+                extra_k += tl.load(part_key + source, mask=copied, other=0.0)
+                dv += tl.load(part_value + source, mask=copied, other=0.0)
+        elif FAR:
             region = line.to(tl.int64) * blocks + block
             asked = tl.load(query + region * DIM + column, mask=inside, other=0.0)
             dkey = tl.load(grad_key + region * DIM + column, mask=inside, other=0.0)

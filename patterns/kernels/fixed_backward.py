@@ -151,6 +151,7 @@ def far_gradients(
     PLAIN: tl.constexpr,
     BIASED: tl.constexpr,
     PRECISION: tl.constexpr,
+    EACH: tl.constexpr = 1,
 ):
     """One program a tile of far columns, part of the queries, and head."""
     line = tl.program_id(0) % lines
@@ -178,16 +179,19 @@ def far_gradients(
     earliest = 0  # row that may read any column of the tile
     whole = length  # from here on every row reads the whole tile
     if CAUSAL:
-        earliest = (tl.maximum(first - sink, 0) + NEAR + 1) * BLOCK
+        earliest = (tl.maximum(first - sink, 0) // EACH + NEAR + 1) * BLOCK
         if PLAIN:
-            whole = tl.maximum(first + N - sink + NEAR, NEAR + 1) * BLOCK
+            last = tl.maximum(first + N - sink + EACH - 1, 0) // EACH
+            whole = tl.maximum(last + NEAR, NEAR + 1) * BLOCK
     share = tl.cdiv(tl.cdiv(tl.maximum(length - earliest, 0), splits), M) * M
     start = earliest + split * share
     stop = tl.minimum(start + share, length)
     edge = tl.minimum(start + tl.cdiv(tl.maximum(whole - start, 0), M) * M, stop)
     for step in range(start, edge, M):
         block = (step + tl.arange(0, M)) // BLOCK
-        visible = far_visible(column[:, None], block[None, :], length, sink, NEAR, BLOCK, CAUSAL)
+        visible = far_visible(
+            column[:, None], block[None, :], length, sink, NEAR, BLOCK, CAUSAL, EACH
+        )
         dk, dv, dbias = key_step(
             dk,
             dv,

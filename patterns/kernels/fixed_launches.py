@@ -7,9 +7,11 @@ Letters as in `patterns.kernels.fixed_form`; the arguments of both ways in are
     dtype: of q, k and v.
     exactness: of the products of float32 numbers.
     strides: of the inputs, in the order of their gradients; that of the output last.
+    device: of all of them, on which tile sizes depend.
+
+While tile sizes are watched (`patterns.kernels.tile_choice`), nothing is kept.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +26,13 @@ from patterns.kernels import (
     tuned,
 )
 from patterns.kernels.fixed_form import KINDS, Fixed, Sizes
+from patterns.kernels.launching import early_launch
 from patterns.kernels.prepared import Launch
+from patterns.kernels.tile_choice import remembered
 
 _ROWS = 64  # of a tile of `row_products`
 _PROGRAMS = 528  # at least so many share the far gradients: four a multiprocessor of an H100
 _MOST_SPLITS = 32
-_KEPT = 256  # kinds of inputs
 
 Strides = tuple[tuple[int, ...], ...]
 
@@ -48,7 +51,7 @@ class Forward:
         return self.sizes.lines * _computed_pairs(self.sizes, self.tiles)
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@remembered
 def forward_launches(
     shape: tuple[int, ...],
     kv_heads: int,
@@ -56,16 +59,24 @@ def forward_launches(
     exactness: str,
     form: Fixed,
     strides: Strides,
+    device: torch.device,
     indexed: bool,
+    overlapping: bool,
 ) -> Forward:
-    """Those of a forward pass; `indexed` if they are to tell where each maximum was."""
+    """Those of a forward pass.
+
+    Args:
+        indexed: they are to tell where each maximum was.
+        overlapping: the attention may begin while the summaries end.
+    """
     sizes = Sizes(shape, kv_heads, dtype, exactness, form)
     numbers = (*_steps(strides), *sizes.counts)
-    tiles = tuned.forward_tiles(sizes.width, sizes.half, form.block).within(form.block)
+    tiles = tuned.forward_tiles(sizes.width, sizes.half, form.block, device).within(form.block)
+    early = sizes.far and overlapping
     return Forward(
         sizes=sizes,
         tiles=tiles,
-        summaries=_summaries(sizes, numbers, indexed) if sizes.far else None,
+        summaries=_summaries(sizes, numbers, device, indexed, early) if sizes.far else None,
         attention=Launch(
             fixed_forward.attend_fixed,
             sizes.blocks * -(-form.block // tiles.queries) * sizes.lines,
@@ -73,23 +84,32 @@ def forward_launches(
             {
                 **sizes.far_reading,
                 **_cut(tiles),
+                **early_launch(early),
                 "FAR": sizes.far,
                 "GROUP": sizes.group,
+                "EARLY": early,
             },
         ),
     )
 
 
-def _summaries(sizes: Sizes, numbers: tuple[float, ...], indexed: bool) -> Launch:
+def _summaries(
+    sizes: Sizes, numbers: tuple[float, ...], device: torch.device, indexed: bool, early: bool
+) -> Launch:
     form = sizes.form
-    tiles = tuned.summary_tiles(sizes.width, form.block, indexed)
+    indexed = indexed and form.kind == "max"
+    tiles = tuned.summary_tiles(
+        sizes.width, sizes.half, form.block, sizes.biases > 0, indexed, device
+    )
     constants = {
         **sizes.constants,
         "TILE": tiles.keys,
+        "STAGES": tiles.stages,
         "KIND": KINDS[form.kind],
         "SINKS": sizes.sink > 0,
         "GROUP": sizes.group,
-        "INDEXED": indexed and form.kind == "max",
+        "INDEXED": indexed,
+        "EARLY": early,
         "num_warps": tiles.warps,
     }
     return Launch(fixed_summary.make_summaries, sizes.blocks * sizes.lines, numbers, constants)
@@ -123,7 +143,7 @@ class Backward:
     queries: Launch
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@remembered
 def backward_launches(
     shape: tuple[int, ...],
     kv_heads: int,
@@ -131,11 +151,12 @@ def backward_launches(
     exactness: str,
     form: Fixed,
     strides: Strides,
+    device: torch.device,
 ) -> Backward:
     """Those of a backward pass."""
     sizes = Sizes(shape, kv_heads, dtype, exactness, form)
     lines, regions, dim = sizes.lines, sizes.regions, sizes.dim
-    tiles = tuned.far_tiles(sizes.width, sizes.half)
+    tiles = tuned.far_tiles(sizes.width, sizes.half, device)
     programs = -(-sizes.columns // tiles.keys) * lines
     splits = min(_MOST_SPLITS, -(-_PROGRAMS // max(1, programs))) if sizes.far else 1
     q, k, v, grad = strides
@@ -149,7 +170,7 @@ def backward_launches(
             (*_steps((q, grad)), *sizes.counts, lines, splits),
             {**sizes.far_reading, **_cut(tiles)},
         )
-        pooled = tuned.summary_gradient_tiles(sizes.width, form.block)
+        pooled = tuned.summary_gradient_tiles(sizes.width, form.block, device)
         summaries = Launch(
             fixed_summary.summary_gradients,
             sizes.blocks * lines,
@@ -162,8 +183,8 @@ def backward_launches(
                 "num_warps": pooled.warps,
             },
         )
-    owned = tuned.token_tiles(sizes.width, sizes.half, form.block).within(form.block)
-    asking = tuned.query_tiles(sizes.width, sizes.half).within(form.block)
+    owned = tuned.token_tiles(sizes.width, sizes.half, form.block, device).within(form.block)
+    asking = tuned.query_tiles(sizes.width, sizes.half, device).within(form.block)
     return Backward(
         room=Room(
             rows=(lines, sizes.length),

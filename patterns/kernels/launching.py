@@ -1,10 +1,13 @@
 """What every launch of our Triton kernels needs: rows in one piece, and the right device."""
 
 import contextlib
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from patterns.kernels import assembler
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -14,7 +17,10 @@ def unit_rows(x: Tensor) -> Tensor:
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Triton launches on the current device: make it the one of x."""
-    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+    if not x.is_cuda:
+        return contextlib.nullcontext()
+    assembler.prepare(x.device.index)
+    if x.device.index == torch.cuda.current_device():
         return contextlib.nullcontext()
     return torch.cuda.device(x.device)
 
@@ -23,3 +29,22 @@ def precision(x: Tensor) -> str:
     """How float32 products are made: exactly, unless PyTorch is allowed TF32 as well."""
     exact = x.dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
     return "ieee" if exact else "tf32"
+
+
+def may_overlap(x: Tensor) -> bool:
+    """Whether a launch on the device of x may begin while the one before it ends.
+
+    The first of the two says when (`gdc_launch_dependents`), the second waits for what the first
+    has written (`gdc_wait`): programmatic dependent launch, of Hopper and later.
+    """
+    return x.is_cuda and _overlaps(x.device.index)
+
+
+def early_launch(early: bool) -> dict[str, Any]:
+    """The options of a launch that may begin early."""
+    return {"launch_pdl": True} if early else {}
+
+
+@functools.cache
+def _overlaps(device: int) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)

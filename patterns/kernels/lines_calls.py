@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.kernels import lines_backward, lines_forward
 from patterns.kernels.launching import precision
+from patterns.kernels.lines_computed import diagonal_pairs, read_pairs
 from patterns.kernels.lines_tiles import Work, line_tiles
 from patterns.kernels.prepared import launch
 from patterns.kernels.tuned import Tiles
@@ -32,6 +34,7 @@ class Frame:
     scale: float
     half: bool
     exactness: str  # of the products of float32 numbers
+    device: torch.device
 
     @property
     def rows(self) -> int:
@@ -75,7 +78,7 @@ class Frame:
     def tiles(self, work: Work, down: bool) -> Tiles:
         """Tile sizes for lines of this direction."""
         extent = self.extent(down)
-        return line_tiles(work, self.width, self.half, extent, extent)
+        return line_tiles(work, self.width, self.half, extent, extent, self.device)
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ def frame_of(q: Tensor, k: Tensor, columns: int, scale: float) -> Frame:
         scale=scale,
         half=q.element_size() == 2,
         exactness=precision(q),
+        device=q.device,
     )
 
 
@@ -139,6 +143,15 @@ def read(
     """
     first, second = sources[0], sources[-1]
     tiles = frame.tiles("read", down)
+    count(
+        lambda: frame.lines * sum(
+            read_pairs(
+                frame, tiles, down=down, mask=source.mask, shift=source.shift, line=source.line,
+                asking=frame.length, limit=source.limit,
+            )
+            for source in sources
+        )
+    )  # fmt: skip
     launch(
         lines_forward.attend_lines, frame.programs(down, tiles.queries),
         q, out, lse, *((out, lse) if state is None else state), out if other is None else other,
@@ -233,6 +246,14 @@ def summarise(
         lift: of all biases, in units of log 2.
     """
     tiles = frame.tiles("summarise", down)
+    count(
+        lambda: frame.lines * read_pairs(
+            frame, tiles, down=down, mask=mask, shift=shift, line=0,
+            asking=limit, limit=frame.length,
+        )
+    )  # fmt: skip
+    if tell == 1:  # these tiles belong to two softmaxes
+        count(lambda: frame.lines * diagonal_pairs(frame, tiles, down=down))
     launch(
         lines_forward.summarise_lines, frame.programs(down, tiles.queries),
         q, k, v, found.value, found.key, found.bias, found.lse, *told,

@@ -1,8 +1,11 @@
-"""Tile sizes for attention along the lines of a grid; guesses for an H100, untried elsewhere."""
+"""Tile sizes for attention along the lines of a grid; guesses for an H100, safe ones elsewhere."""
 
 from typing import Literal
 
-from patterns.kernels.tuned import Tiles
+import torch
+
+from patterns.kernels.tile_choice import choose
+from patterns.kernels.tuned import SAFE, Tiles
 
 Work = Literal["read", "summarise", "queries", "keys"]
 
@@ -20,20 +23,25 @@ _SINGLE = Tiles(queries=32, keys=32, warps=4, stages=1)  # float32, whose tiles 
 _WIDE = Tiles(queries=32, keys=32, warps=4, stages=1)  # heads of more than 128
 
 
-def line_tiles(work: Work, width: int, half: bool, queries: int, keys: int) -> Tiles:
+def line_tiles(
+    work: Work, width: int, half: bool, queries: int, keys: int, device: torch.device
+) -> Tiles:
     """Of the kernels of this kind, for lines of so many queries and keys.
 
     Args:
         work: reading sources, making summaries, or gradients of queries or of keys.
         width: of a head, padded to a power of two.
         half: the dtype has 16 bits.
+        device: that of the launch.
     """
     if not half:
-        chosen = _SINGLE
+        shipped = _SINGLE
     elif width > 128:
-        chosen = _WIDE
+        shipped = _WIDE
     else:
-        chosen = _HALF[work, max(64, width)]
+        shipped = _HALF[work, max(64, width)]
+    bits = 16 if half else 32
+    chosen = choose(f"lines.{work}", width, bits, device=device, shipped=shipped, safe=SAFE)
     return Tiles(
         queries=_at_most(chosen.queries, queries),
         keys=_at_most(chosen.keys, keys),

@@ -1,9 +1,11 @@
 """Tile sizes for Combiner-Logsparse, for Hopper and 16-bit numbers; safe ones elsewhere."""
 
-import functools
+import dataclasses
 from dataclasses import dataclass
 
 import torch
+
+from patterns.kernels.tile_choice import choose, remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +91,29 @@ _HALF = {  # by width of a head
     ),
 }
 _KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
+_SAFE = Launch(warps=8, stages=1)
 # Float32 is not multiplied by tensor cores: the least tiles, and many warps to hold them.
 _EXACT = _cut(32, 256, **dict.fromkeys(_KERNELS, (8, 1)))
 # Small: several tiles and chunks at small lengths.
 _INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
 
 
-@functools.lru_cache
+@remembered
 def tiles(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles for heads of this width (a power of two)."""
     if device.type == "cpu":
         return _INTERPRETED
-    return _EXACT if dtype == torch.float32 else _HALF[max(width, 64)]
+    half = dtype != torch.float32
+    cut = _HALF[max(width, 64)] if half else _EXACT
+    launches = {
+        name: choose(
+            f"logsparse.{name}",
+            width,
+            16 if half else 32,
+            device=device,
+            shipped=getattr(cut, name),
+            safe=_SAFE,
+        )
+        for name in _KERNELS
+    }
+    return dataclasses.replace(cut, **launches)

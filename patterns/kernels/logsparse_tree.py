@@ -71,52 +71,69 @@ def members(begin, end, opens, closes):
 
 
 @triton.jit
-def halves(x, N: tl.constexpr, WIDTH: tl.constexpr):
-    """The even and the odd rows of [N, WIDTH], whose rows are in reversed order."""
-    return tl.split(tl.permute(tl.reshape(x, [2, N // 2, WIDTH]), (1, 2, 0)))
+def paired(x, N: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows in reversed order, [N, WIDTH], side by side: [0] the even ones, [1] the odd ones."""
+    return tl.reshape(x, [2, N // 2, WIDTH])
 
 
 @triton.jit
-def whole(even, odd, N: tl.constexpr, WIDTH: tl.constexpr):
-    """The inverse of `halves`."""
-    return tl.reshape(tl.permute(tl.join(even, odd), (2, 0, 1)), [N, WIDTH])
+def doubled(x, N: tl.constexpr, WIDTH: tl.constexpr):
+    """A row for each two of [N, WIDTH], twice: [2, N / 2, WIDTH]."""
+    return tl.broadcast_to(x[None, :, :], [2, N // 2, WIDTH])
 
 
 @triton.jit
 def fenwick(x, N: tl.constexpr, WIDTH: tl.constexpr, LARGEST: tl.constexpr):
     """The rows of the region that ends with each row, pooled: [N, WIDTH] in reversed order."""
-    even, odd = halves(x, N, WIDTH)
+    pair = paired(x, N, WIDTH)
     # The maximum of bfloat16 is a float32.
-    longer = tl.maximum(even, odd).to(x.dtype) if LARGEST else even + odd
+    longer = tl.max(pair, 0).to(x.dtype) if LARGEST else tl.sum(pair, 0)
     if N > 2:
         longer = fenwick(longer, N // 2, WIDTH, LARGEST)
-    return whole(even, longer, N, WIDTH)
+    odd = tl.arange(0, 2)[:, None, None] == 1
+    return tl.reshape(tl.where(odd, doubled(longer, N, WIDTH), pair), [N, WIDTH])
 
 
 @triton.jit
 def fenwick_first(x, token, N: tl.constexpr, WIDTH: tl.constexpr):
     """As `fenwick` for the largest, and the first token that has it: two [N, WIDTH]."""
-    even, odd = halves(x, N, WIDTH)
-    even_token, odd_token = halves(token, N, WIDTH)
-    later = (odd > even) | ((odd == even) & (odd_token < even_token))
-    longer = tl.where(later, odd, even)
-    longer_token = tl.where(later, odd_token, even_token)
+    pair, tokens = paired(x, N, WIDTH), paired(token, N, WIDTH)
+    longer = tl.max(pair, 0)
+    best = pair == doubled(longer, N, WIDTH)
+    longer_token = tl.min(tl.where(best, tokens, 2147483647), 0)
     if N > 2:
         longer, longer_token = fenwick_first(longer, longer_token, N // 2, WIDTH)
-    return whole(even, longer, N, WIDTH), whole(even_token, longer_token, N, WIDTH)
+    odd = tl.arange(0, 2)[:, None, None] == 1
+    found = tl.where(odd, doubled(longer, N, WIDTH), pair)
+    where = tl.where(odd, doubled(longer_token, N, WIDTH), tokens)
+    return tl.reshape(found, [N, WIDTH]), tl.reshape(where, [N, WIDTH])
+
+
+@triton.jit
+def winners(x, N: tl.constexpr, WIDTH: tl.constexpr, MIRRORED: tl.constexpr):
+    """The larger of each two rows [N / 2, WIDTH], and which it is [2, N / 2, WIDTH].
+
+    Of two equal ones it is the first token: the odd row if the rows are MIRRORED.
+    """
+    pair = paired(x, N, WIDTH)
+    larger = tl.max(pair, 0).to(x.dtype)
+    smaller = tl.min(pair, 0).to(x.dtype)
+    last = tl.arange(0, 2)[:, None, None] == (0 if MIRRORED else 1)
+    wins = pair == doubled(larger, N, WIDTH)
+    return larger, wins & ~(last & (pair == doubled(smaller, N, WIDTH)))
 
 
 @triton.jit
 def fenwick_back(x, grad, N: tl.constexpr, WIDTH: tl.constexpr, MIRRORED: tl.constexpr):
     """The gradient of x from that of `fenwick(x)`: equal maxima go to the first token."""
-    even, odd = halves(x, N, WIDTH)
-    grad_even, grad_longer = halves(grad, N, WIDTH)
-    later = odd >= even if MIRRORED else odd > even
+    longer, wins = winners(x, N, WIDTH, MIRRORED)
+    odd = tl.arange(0, 2)[:, None, None] == 1
+    pair = paired(grad, N, WIDTH)
+    grad_longer = tl.sum(tl.where(odd, pair, 0.0), 0)
     if N > 2:
-        longer = tl.where(later, odd, even)
         grad_longer = fenwick_back(longer, grad_longer, N // 2, WIDTH, MIRRORED)
-    grad_even = grad_even + tl.where(later, 0.0, grad_longer)
-    return whole(grad_even, tl.where(later, grad_longer, 0.0), N, WIDTH)
+    found = tl.where(odd, 0.0, pair) + tl.where(wins, doubled(grad_longer, N, WIDTH), 0.0)
+    return tl.reshape(found, [N, WIDTH])
 
 
 @triton.jit
@@ -165,8 +182,8 @@ def pool(
     if KIND == MAX:
         if SINKS:
             x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
-        even, odd = halves(x, T, WIDTH)
-        found = fenwick(tl.maximum(even, odd).to(x.dtype), T // 2, WIDTH, True)
+        found = tl.max(paired(x, T, WIDTH), 0).to(x.dtype)
+        found = fenwick(found, T // 2, WIDTH, True)
         found = tl.where((count > 0)[:, None], found, 0.0)
     else:
         found = tl.dot(inside.to(x.dtype), x, input_precision=PRECISION)
@@ -192,10 +209,9 @@ def unpool(
     if KIND == MAX:
         if SINKS:
             x = tl.where(member[:, None], x, float("-inf")).to(x.dtype)
-        even, odd = halves(x, T, WIDTH)
-        later = odd >= even if MIRRORED else odd > even
-        pair = fenwick_back(tl.where(later, odd, even), grad, T // 2, WIDTH, MIRRORED)
-        found = whole(tl.where(later, 0.0, pair), tl.where(later, pair, 0.0), T, WIDTH)
+        larger, wins = winners(x, T, WIDTH, MIRRORED)
+        pair = doubled(fenwick_back(larger, grad, T // 2, WIDTH, MIRRORED), T, WIDTH)
+        found = tl.reshape(tl.where(wins, pair, 0.0), [T, WIDTH])
     else:
         share = (grad / tl.maximum(count, 1).to(tl.float32)[:, None]).to(x.dtype)
         found = tl.dot(tl.trans(inside.to(x.dtype)), share, input_precision=PRECISION)

@@ -7,6 +7,7 @@ Triton derives from a tensor: its type, and whether its address is a multiple of
 """
 
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 _ALIGNED = 16  # bytes: what Triton asks of an address before it loads in larger pieces
-_DIRECT = triton.__version__.startswith(("3.6.", "3.7."))  # of others the launcher may differ
+_KNOWN = triton.__version__.startswith(("3.6.", "3.7."))  # of others the launcher may differ
+_DIRECT = _KNOWN and os.environ.get("ATTNBENCH_DIRECT_LAUNCHES") != "0"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Launch:
 
     The numbers must be the same from call to call, since Triton compiles for them too (a one, a
     multiple of 16). Where anything is not as this file knows it, Triton does all of it: in its
-    interpreter, on AMD, in other versions, while hooks listen.
+    interpreter, on AMD, in other versions, while hooks listen; and wherever the environment has
+    ATTNBENCH_DIRECT_LAUNCHES=0.
     """
 
     kernel: Any
@@ -75,10 +78,10 @@ class Launch:
             return  # compiled and not launched
         if found.metadata.target.backend != "cuda":
             return
-        names = self.kernel.arg_names[tensors + len(self.numbers) :]
-        if self.constants.keys() >= set(names):  # none left to its default
-            constants = (self.constants[name] for name in names)
-            self._ready[key] = _Ready(found, (*self.numbers, *constants))
+        after = self.kernel.params[tensors + len(self.numbers) :]
+        # The options of the compiler are not among them: the compiled kernel brings its own.
+        constants = (self.constants.get(one.name, one.default) for one in after)
+        self._ready[key] = _Ready(found, (*self.numbers, *constants))
 
 
 def _overheard(kernel: Any) -> bool:

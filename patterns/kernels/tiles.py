@@ -61,6 +61,18 @@ def store_tile(
 
 
 @triton.jit
+def weigh_scores(accumulator, total, peak, scores, v, scale, PRECISION: tl.constexpr):
+    """Add a tile of values [N, D] by their scores [M, N] to the running softmax."""
+    risen = tl.maximum(peak, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - risen[:, None])
+    shrink = tl.exp2(peak - risen)
+    total = total * shrink + tl.sum(weights, 1)
+    accumulator = accumulator * shrink[:, None]
+    accumulator = tl.dot(weights.to(v.dtype), v, accumulator, input_precision=PRECISION)
+    return accumulator, total, risen
+
+
+@triton.jit
 def softmax_step(
     accumulator,
     total,
@@ -86,10 +98,4 @@ def softmax_step(
         scale = 1.0
     if MASKED:
         scores = tl.where(visible, scores, float("-inf"))
-    risen = tl.maximum(peak, tl.max(scores, 1) * scale)
-    weights = tl.exp2(scores * scale - risen[:, None])
-    shrink = tl.exp2(peak - risen)
-    total = total * shrink + tl.sum(weights, 1)
-    accumulator = accumulator * shrink[:, None]
-    accumulator = tl.dot(weights.to(v.dtype), v, accumulator, input_precision=PRECISION)
-    return accumulator, total, risen
+    return weigh_scores(accumulator, total, peak, scores, v, scale, PRECISION)

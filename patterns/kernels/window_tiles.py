@@ -7,6 +7,8 @@ from typing import Literal
 
 import torch
 
+from patterns.kernels.tile_choice import choose
+
 Kernel = Literal["forward", "queries", "keys", "sinks"]
 
 
@@ -53,16 +55,21 @@ _SAFE = {  # by bytes of a number, then by width of a head; "sinks" takes 16 of 
 _INTERPRETED = Tiles(rows=32, keys=16, warps=4, stages=1)  # small: several tiles at small lengths
 
 
-@functools.lru_cache
 def tiles(kernel: Kernel, width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles of a kernel for heads of this width (a power of two)."""
     if device.type == "cpu":
         return _INTERPRETED
-    hopper = torch.cuda.get_device_capability(device)[0] == 9
-    if hopper and dtype != torch.float32:
-        return _HOPPER[kernel, max(width, 64)]
-    found = _SAFE[dtype.itemsize][64 if width <= 64 else 256]
-    return dataclasses.replace(found, keys=16) if kernel == "sinks" else found
+    bits = 8 * dtype.itemsize
+    shipped, safe = _known(kernel, width, bits)
+    return choose(f"window.{kernel}", width, bits, device=device, shipped=shipped, safe=safe)
+
+
+@functools.cache
+def _known(kernel: Kernel, width: int, bits: int) -> tuple[Tiles, Tiles]:
+    """Those for Hopper, and safe ones."""
+    safe = _SAFE[bits // 8][64 if width <= 64 else 256]
+    safe = dataclasses.replace(safe, keys=16) if kernel == "sinks" else safe
+    return _HOPPER[kernel, max(width, 64)] if bits == 16 else safe, safe
 
 
 def sink_parts(length: int, rows: int, programs: int, device: torch.device) -> int:

@@ -22,6 +22,7 @@ from patterns.checks import require_positive
 from patterns.pieces import Blocks, attend_pieces
 from patterns.sparse.base import SparsePattern
 from patterns.sparse.columns import column_pairs, column_pieces
+from patterns.sparse.lines import attend_lines
 from patterns.sparse.own_block import own_block_pairs, own_block_piece
 from patterns.sparse.tiles import Cover, TilePair, multiple_apart, same_block
 
@@ -46,7 +47,7 @@ class Axial(SparsePattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"columns": 4}
-    backends: ClassVar = ("sdpa", "eager", "flex")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "columns")
@@ -57,6 +58,9 @@ class Axial(SparsePattern):
 
     def _tiles(self, pair: TilePair) -> Cover:
         return same_block(pair, self.columns) | multiple_apart(pair, self.columns)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return attend_lines(q, k, v, "cross", columns=self.columns, causal=self.causal, scale=scale)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         grid = Blocks(q.shape[2], min(self.columns, q.shape[2]))

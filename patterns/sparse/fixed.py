@@ -51,7 +51,7 @@ class Fixed(SparsePattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"block": 4}
-    backends: ClassVar = ("sdpa", "eager", "flex")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "block", "tail")
@@ -70,6 +70,13 @@ class Fixed(SparsePattern):
 
     def _tiles(self, pair: TilePair) -> Cover:
         return same_block(pair, self.block) | block_ends(pair, self.block, self.tail)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        from patterns.kernels.tails import attend_tails
+
+        return attend_tails(
+            q, k, v, block=self.block, tail=self.tail, causal=self.causal, scale=scale
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         blocks = Blocks(q.shape[2], min(self.block, q.shape[2]))

@@ -77,8 +77,6 @@ class LogSparse(SparsePattern):
     def _refusal(self, backend: str, q: Tensor) -> str | None:
         if backend == "sdpa" and self.keys == "powers":
             return "no fused kernel reads keys at powers of two; use backend eager or keys=suffix"
-        if backend == "triton" and self.keys == "suffix":
-            return "the Triton kernel reads keys at powers of two; use backend sdpa or eager"
         if backend == "flex" and self.keys == "suffix" and not self.causal:
             return "the blocks of mirrored suffixes have no closed form; use backend sdpa or eager"
         return super()._refusal(backend, q)
@@ -89,6 +87,10 @@ class LogSparse(SparsePattern):
         return digit_ends(pair)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        if self.keys == "suffix":
+            from patterns.kernels.suffix import attend_suffixes
+
+            return attend_suffixes(q, k, v, causal=self.causal, scale=scale)
         from patterns.kernels.diagonals import attend_diagonals
 
         return attend_diagonals(q, k, v, causal=self.causal, scale=scale)

@@ -16,16 +16,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from patterns.base import AUTO, AutoInt, Paper
 from patterns.checks import require_not_negative, require_positive
-from patterns.dense import EVERYTHING, Visibility
-from patterns.pieces import Piece, Whole, attend_pieces
+from patterns.pieces import attend_pieces
 from patterns.sparse.base import SparsePattern
 from patterns.sparse.tiles import Cover, TilePair, keys_below, near
-from patterns.sparse.window import window_pairs, window_piece
+from patterns.sparse.window import sinks_beyond, sinks_pairs, window_piece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,31 +68,9 @@ class Sinks(SparsePattern):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         window = window_piece(q, k, v, window=self.window, causal=self.causal, backend=backend)
-        sinks = self._sinks_beyond_the_window(k, v)
+        sinks = sinks_beyond(k, v, window=self.window, sink=self.sink, causal=self.causal)
         return attend_pieces(q, [window, *sinks], scale, backend)
 
-    def _sinks_beyond_the_window(self, k: Tensor, v: Tensor) -> list[Piece]:
-        length = k.shape[2]
-        sink = min(self.sink, length)
-        # The window of earlier queries holds all sinks, unless there are some to its right.
-        start = self.window if self.causal or sink <= self.window else 0
-        if sink == 0 or start >= length:
-            return []
-        keys, values = (x[:, :, :sink].flatten(0, 1)[:, None] for x in (k, v))
-        visible = EVERYTHING
-        if sink > 1:
-            away = torch.arange(start, length, device=k.device)[:, None]
-            away = away - torch.arange(sink, device=k.device)
-            visible = Visibility(mask=(away if self.causal else away.abs()) >= self.window)
-        return [Piece(layout=Whole(length, start), k=keys, v=values, visible=visible)]
-
     def _pairs(self, length: int) -> tuple[int, int]:
-        sink = min(self.sink, length)
-        pairs = window_pairs(length, self.window, causal=self.causal)
-        beyond = max(0, length - self.window)  # queries with tokens before their window
-        rising = min(sink, beyond)
-        pairs += rising * (rising + 1) // 2 + (beyond - rising) * sink
-        if not self.causal:
-            ahead = max(0, sink - self.window)
-            pairs += ahead * (ahead + 1) // 2
+        pairs = sinks_pairs(length, window=self.window, sink=self.sink, causal=self.causal)
         return pairs, 0

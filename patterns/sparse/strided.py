@@ -24,6 +24,7 @@ from patterns.checks import require_positive
 from patterns.pieces import attend_pieces
 from patterns.sparse.base import SparsePattern
 from patterns.sparse.columns import column_pairs, column_pieces
+from patterns.sparse.lines import attend_lines
 from patterns.sparse.tiles import Cover, TilePair, multiple_apart, near
 from patterns.sparse.window import window_pairs, window_piece
 
@@ -49,7 +50,7 @@ class Strided(SparsePattern):
     )
     aim: ClassVar = "subset"
     tiny: ClassVar = {"stride": 4}
-    backends: ClassVar = ("sdpa", "eager", "flex")
+    backends: ClassVar = ("triton", "sdpa", "eager", "flex")
 
     def __post_init__(self) -> None:
         require_positive(self, "stride")
@@ -60,6 +61,11 @@ class Strided(SparsePattern):
 
     def _tiles(self, pair: TilePair) -> Cover:
         return near(pair, self.stride) | multiple_apart(pair, self.stride)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        return attend_lines(
+            q, k, v, "strided", columns=self.stride, causal=self.causal, scale=scale
+        )
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         near = window_piece(

@@ -1,9 +1,9 @@
-"""A sliding window as one piece: shared by every pattern that keeps the neighbourhood."""
+"""A sliding window, and the sinks beyond it: shared by the patterns that keep the neighbourhood."""
 
 import torch
 from torch import Tensor
 
-from patterns.dense import Visibility, has_window_kernel
+from patterns.dense import EVERYTHING, Visibility, has_window_kernel
 from patterns.pieces import Blocks, Piece, Whole
 
 
@@ -36,6 +36,36 @@ def window_piece(
         v=_with_neighbours(blocks.arrange(v), reach),
         visible=Visibility(mask=mask),
     )
+
+
+def sinks_beyond(k: Tensor, v: Tensor, *, window: int, sink: int, causal: bool) -> list[Piece]:
+    """Every query against those of the leading `sink` keys that its window does not hold."""
+    length = k.shape[2]
+    sink = min(sink, length)
+    # The window of earlier queries holds all sinks, unless there are some to its right.
+    start = window if causal or sink <= window else 0
+    if sink == 0 or start >= length:
+        return []
+    keys, values = (x[:, :, :sink].flatten(0, 1)[:, None] for x in (k, v))
+    visible = EVERYTHING
+    if sink > 1:
+        away = torch.arange(start, length, device=k.device)[:, None]
+        away = away - torch.arange(sink, device=k.device)
+        visible = Visibility(mask=(away if causal else away.abs()) >= window)
+    return [Piece(layout=Whole(length, start), k=keys, v=values, visible=visible)]
+
+
+def sinks_pairs(length: int, *, window: int, sink: int, causal: bool) -> int:
+    """How many pairs lie less than `window` apart, or have one of the leading `sink` keys."""
+    sink = min(sink, length)
+    pairs = window_pairs(length, window, causal=causal)
+    beyond = max(0, length - window)  # queries with tokens before their window
+    rising = min(sink, beyond)
+    pairs += rising * (rising + 1) // 2 + (beyond - rising) * sink
+    if not causal:
+        ahead = max(0, sink - window)
+        pairs += ahead * (ahead + 1) // 2
+    return pairs
 
 
 def window_pairs(length: int, window: int, *, causal: bool) -> int:

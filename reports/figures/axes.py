@@ -1,14 +1,17 @@
 """Axes that several figures share: lengths, times, bytes, and what a narrow figure does."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from reports.style import FAINT, INK, PAPER
-from reports.text import bytes_text, ms_text, size_text
+from reports.text import above_text, bytes_text, ms_text, size_text
+
+LEAST = 5.0
+"""The ratio of the ends of a logarithmic axis of times or bytes, at least."""
 
 
 def is_narrow(figure: Figure) -> bool:
@@ -17,17 +20,29 @@ def is_narrow(figure: Figure) -> bool:
 
 
 def length_axis(axes: Axes, lengths: Iterable[int], *, label: bool = True) -> None:
-    """A log2 axis with a tick at each measured length, thinned to eight."""
+    """A log2 axis with a tick at each measured length that has room for its name."""
     found = sorted({int(n) for n in lengths})
     axes.set_xscale("log", base=2)
     if found:
         axes.set_xlim(found[0] / 1.12, found[-1] * 1.12)
-    shown = found[:: max(1, math.ceil(len(found) / 8))]
+    shown = _apart(found)
     axes.xaxis.set_major_locator(FixedLocator([float(n) for n in shown]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: size_text(x)))
     if label:
         axes.set_xlabel("length (tokens)")
+
+
+def _apart(lengths: Sequence[int]) -> list[int]:
+    """The lengths whose names do not touch: of neighbours the one with more factors of two."""
+    if len(lengths) < 2:
+        return list(lengths)
+    least = math.log2(lengths[-1] / lengths[0]) / 8.5
+    shown: list[int] = []
+    for length in sorted(lengths, key=lambda n: (-(n & -n), n)):
+        if all(abs(math.log2(length / other)) >= least for other in shown):
+            shown.append(length)
+    return sorted(shown)
 
 
 def ms_axis(axes: Axes, which: str = "y") -> None:
@@ -44,6 +59,10 @@ def _log_axis(axes: Axes, which: str, text: object, base: int = 10) -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
     (axes.set_yscale if which == "y" else axes.set_xscale)("log", base=base)
     low, high = sorted(axes.get_ylim() if which == "y" else axes.get_xlim())
+    if low > 0 and high / low < LEAST:  # so that at least two ticks have a name
+        wider = math.sqrt(LEAST * low / high)
+        low, high = low / wider, high * wider
+        (axes.set_ylim if which == "y" else axes.set_xlim)(low, high)
     decades = math.log10(high / low) if low > 0 else 1
     if base == 10:
         subs = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3 else (1.0,)
@@ -72,6 +91,24 @@ def note(axes: Axes, x: float, y: float, text: str, **settings: object) -> None:
         "zorder": 6,
     }  # fmt: skip
     axes.text(x, y, text, **{**defaults, **settings})  # type: ignore[arg-type]
+
+
+def aside(axes: Axes, *texts: str) -> None:
+    """A small grey remark above the axes, at their right, where it covers nothing.
+
+    Of several the first that fits beside the title, which must be there before; else the last.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    title = 0.08 * len(axes.get_title(loc="left")) + 0.1  # inches
+    room = axes.get_position().width * figure.get_figwidth() - title
+    said = next((text for text in texts if 0.051 * len(text) < room), texts[-1])
+    axes.set_title(said, loc="right", fontsize=6.3, fontweight="normal", color=FAINT)
+
+
+def above(axes: Axes, names: Sequence[str]) -> None:
+    """Say above the axes what lies beyond their top, with as many names as there is room for."""
+    aside(axes, *(above_text(names, shown) for shown in (2, 1, 0)))
 
 
 def panel_title(axes: Axes, text: str) -> None:

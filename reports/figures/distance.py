@@ -58,8 +58,10 @@ def panel(
     at = np.arange(len(full))
     drawn = look(asked)
     axes.bar(at, full, width=0.92, color=GREY, gid=f"full:{asked}", zorder=1)
+    ends = np.r_[at[0] - 0.46, at, at[-1] + 0.46]  # the edges of the first and the last bar
     axes.plot(
-        at, effective, drawstyle="steps-mid", color=drawn.colour, linewidth=1.5,
+        ends, [effective[0], *effective, effective[-1]], drawstyle="steps-mid",
+        color=drawn.colour, linewidth=1.5,
         gid=f"series:{asked}", zorder=3,
     )  # fmt: skip
     axes.grid(axis="x", visible=False)

@@ -5,11 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figures.axes import error_axis, is_narrow, ms_axis, note, panel_title
+from reports.figures.axes import above, error_axis, is_narrow, ms_axis, panel_title
 from reports.figures.points import draw_curve, draw_frontier, draw_points, name_points
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import sinks_curve, staircase
-from reports.text import above_text, size_text, three
+from reports.text import size_text, three
 
 TOP = 1.5
 COSTS = ("ms", "keys_per_query")
@@ -32,8 +32,8 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         for column, x in enumerate(costs):
             place = grid[2 * row + column, 0] if narrow else grid[row, column]
             axes = figure.add_subplot(place)
-            panel(axes, part, frame, x, top)
             panel_title(axes, f"{size_text(length)} tokens")
+            panel(axes, part, frame, x, top)
             if column and not narrow:
                 axes.tick_params(labelleft=False)
                 axes.set_ylabel("")
@@ -73,9 +73,9 @@ def panel(
     draw_curve(axes, sinks_curve(part), x)
     draw_points(axes, seen, x)
     name_points(axes, seen, x)
-    above = part[~part.index.isin(seen.index)]
-    if len(above):
-        note(axes, 0.985, 0.985, above_text(_names(above)), ha="right", va="top")
+    beyond = part[~part.index.isin(seen.index)]
+    if len(beyond):
+        above(axes, _names(beyond))
 
 
 def _names(part: pd.DataFrame) -> list[str]:

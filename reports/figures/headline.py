@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.figures.axes import error_axis, is_narrow, ms_axis, note, panel_title
+from reports.figures.axes import above, error_axis, is_narrow, ms_axis, panel_title
+from reports.figures.labels import HALO
 from reports.figures.points import draw_curve, draw_frontier, draw_points, name_points
 from reports.frame.tidy import each_row
 from reports.frame.tradeoff import SINKS, sinks_curve, staircase
 from reports.style import FAINT, INK, PAPER, look
-from reports.text import above_text, size_text
+from reports.text import size_text
 
 
 def draw(figure: Figure, frame: pd.DataFrame) -> None:
@@ -35,8 +36,8 @@ def draw(figure: Figure, frame: pd.DataFrame) -> None:
         place = scatter[index, 0] if narrow else scatter[0, index]
         axes = figure.add_subplot(place, sharex=shared, sharey=shared)
         shared = axes
-        _scatter(axes, frame[frame.length == length], frame, top)
         panel_title(axes, f"{size_text(length)} tokens")
+        _scatter(axes, frame[frame.length == length], frame, top)
         if not narrow and index:
             axes.tick_params(labelleft=False)
         else:
@@ -55,9 +56,9 @@ def _scatter(axes: Axes, part: pd.DataFrame, frame: pd.DataFrame, top: float) ->
     draw_points(axes, seen, "ms")
     axes.set_xlabel("time a call")
     name_points(axes, seen, "ms")
-    above = part[~part.index.isin(seen.index)]
-    if len(above):
-        note(axes, 0.985, 0.985, above_text(_names(above)), ha="right", va="top")
+    beyond = part[~part.index.isin(seen.index)]
+    if len(beyond):
+        above(axes, _names(beyond))
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def _rivals(figure: Figure, rivals: pd.DataFrame, lengths: list[int], below: flo
         part = rivals[rivals.length == length].set_index("asked")
         for height_, asked in enumerate(names):
             if asked in part.index:
-                _pair(axes, part.loc[asked], len(names) - 1 - height_, asked)
+                _pair(axes, part.loc[asked], len(names) - 1 - height_, asked, top)
         error_axis(axes, top, "x")
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.set_yticks(range(len(names)), [text[asked] for asked in reversed(names)], fontsize=6.5)
@@ -111,7 +112,7 @@ def _rivals(figure: Figure, rivals: pd.DataFrame, lengths: list[int], below: flo
          any_keys=bool(rivals.sinks_at_keys.notna().any()))  # fmt: skip
 
 
-def _pair(axes: Axes, row: pd.Series, height: float, asked: str) -> None:
+def _pair(axes: Axes, row: pd.Series, height: float, asked: str, top: float) -> None:
     drawn, sinks = look(asked, simulated=bool(row.simulated)), look("sinks").colour
     rival = row.sinks_at_ms if np.isfinite(row.sinks_at_ms) else row.sinks_at_keys
     better = row.error < rival
@@ -128,6 +129,13 @@ def _pair(axes: Axes, row: pd.Series, height: float, asked: str) -> None:
         [row.sinks_at_keys], [height], marker="|", markersize=7.5, markeredgecolor=sinks,
         markeredgewidth=1.6, linestyle="none", zorder=3, gid=f"equal-keys:{asked}",
     )  # fmt: skip
+    if row.error > top:
+        axes.annotate(
+            f"{row.error:.1f} \u25b8", (1, height), xycoords=("axes fraction", "data"), fontsize=6,
+            ha="right", va="center_baseline", color=drawn.ink, bbox=HALO, zorder=4,
+            gid=f"rival:{asked}",
+        )  # fmt: skip
+        return
     axes.plot(
         [row.error], [height], marker=drawn.marker, markersize=5, color=drawn.colour,
         linestyle="none", zorder=4, gid=f"rival:{asked}",

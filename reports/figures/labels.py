@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 
-from reports.style import PAPER, Look
+from reports.style import FAINT, PAPER, Look
 
 FONT = 6.5
-HALO = {"facecolor": PAPER, "alpha": 0.72, "edgecolor": "none", "pad": 0.5}  # behind a text
+HALO = {"facecolor": PAPER, "alpha": 0.88, "edgecolor": "none", "pad": 0.5}  # behind a text
 POINT = 1 / 72  # inches: everything here is placed in inches, which hold at every resolution
 
 
@@ -55,14 +56,22 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
-def end_labels(axes: Axes, labels: Sequence[Label], *, gap: float = 8.6) -> None:
+def end_labels(
+    axes: Axes, labels: Sequence[Label], folded: Sequence[Label] = (), *, gap: float = 8.6
+) -> None:
     """Write each label at the right of the axes, level with its point, joined by a thin line.
 
-    Limits and scales must be final. `gap` is in points.
+    Those `folded` end in the middle of the axes, where a leader would cross every other line: they
+    are listed below the others with their marks. Limits and scales must be final. `gap` is in
+    points.
     """
     figure, box = _figure(axes), _box(axes)
     points = [_inches(axes, label.x, label.y) for label in labels]
-    heights = spread([p[1] for p in points], gap * POINT, box.y0, box.y1)
+    low = box.y0 + gap * POINT * (len(folded) + 1.4 if folded else 0)
+    heights = spread([p[1] for p in points], gap * POINT, min(low, box.y1), box.y1)
+    if folded:
+        room = (box.y1 - box.y0 - gap * POINT * (len(labels) + 1.4)) / len(folded)
+        _listed(axes, folded, min(gap * POINT, max(room, 0.6 * gap * POINT)))
     edge, text = box.x1 + 4 * POINT, box.x1 + 13 * POINT
     for label, point, height in zip(labels, points, heights, strict=True):
         axes.add_line(
@@ -76,12 +85,43 @@ def end_labels(axes: Axes, labels: Sequence[Label], *, gap: float = 8.6) -> None
             text, height, label.text, transform=figure.dpi_scale_trans, fontsize=FONT,
             color=label.look.ink, va="center_baseline", clip_on=False, gid=_gid(label),
         )  # fmt: skip
-        if label.aside:
-            axes.text(
-                figure.get_figwidth() - 3 * POINT, height, label.aside, fontsize=FONT,
-                transform=figure.dpi_scale_trans, color=label.look.ink, va="center_baseline",
-                ha="right", clip_on=False, gid=_gid(label),
-            )  # fmt: skip
+        _aside(axes, label, height)
+
+
+def _listed(axes: Axes, folded: Sequence[Label], gap: float) -> None:
+    """Marks and names at the foot of what is at the right of the axes; `gap` is in inches."""
+    figure, box = _figure(axes), _box(axes)
+    left, text = box.x1 + 13 * POINT, box.x1 + 31 * POINT
+    settings: dict[str, Any] = {
+        "transform": figure.dpi_scale_trans, "fontsize": FONT, "clip_on": False,
+        "va": "center_baseline",
+    }  # fmt: skip
+    axes.text(left, box.y0 + gap * len(folded), "timed at few lengths",
+              **{**settings, "color": FAINT})  # fmt: skip
+    for at, label in enumerate(reversed(folded)):
+        height, drawn = box.y0 + gap * at, label.look
+        axes.add_line(
+            Line2D(
+                [left, left + 7 * POINT, left + 14 * POINT], [height] * 3, markevery=[1],
+                transform=figure.dpi_scale_trans, color=drawn.colour, marker=drawn.marker,
+                linestyle=drawn.dash, linewidth=1.1, markersize=3, markerfacecolor=drawn.face,
+                clip_on=False, label="_key", gid=_gid(label),
+            )
+        )  # fmt: skip
+        axes.text(text, height, label.text, color=drawn.ink, gid=_gid(label), **settings)
+        _aside(axes, label, height)
+
+
+def _aside(axes: Axes, label: Label, height: float) -> None:
+    """What stands right-aligned at the edge of the figure, level with a label."""
+    if not label.aside:
+        return
+    figure = _figure(axes)
+    axes.text(
+        figure.get_figwidth() - 3 * POINT, height, label.aside, fontsize=FONT,
+        transform=figure.dpi_scale_trans, color=label.look.ink, va="center_baseline", ha="right",
+        clip_on=False, gid=_gid(label),
+    )  # fmt: skip
 
 
 def point_labels(
@@ -126,23 +166,6 @@ def point_labels(
             va="center_baseline", zorder=6, bbox=HALO, gid=_gid(label),
         )  # fmt: skip
     return left_over
-
-
-def inner_key(axes: Axes, entries: Sequence[tuple[str, Look]]) -> None:
-    """A small legend in the upper left corner, for lines that end in the middle of the axes."""
-    handles = [
-        Line2D(
-            [], [], color=look.colour, marker=look.marker, linestyle=look.dash, linewidth=1.1,
-            markerfacecolor=look.face, markersize=3,
-        )
-        for _, look in entries
-    ]  # fmt: skip
-    legend = axes.legend(
-        handles, [text for text, _ in entries], loc="upper left", fontsize=5.4, handlelength=2.2,
-        labelspacing=0.25, borderaxespad=0.2, title="timed at few lengths", title_fontsize=5.6,
-        alignment="left", frameon=True, framealpha=0.8, edgecolor="none", facecolor=PAPER,
-    )  # fmt: skip
-    _tag(legend, entries)
 
 
 def legend_below(figure: Figure, entries: Sequence[tuple[str, Look]], *, bottom: float) -> None:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.axes import bytes_axis, is_narrow, length_axis, ms_axis, panel_title
-from reports.figures.labels import Label, end_labels, inner_key, legend_below, legend_height
-from reports.figures.lines import at_end, draw_end, draw_line, each_line
+from reports.figures.labels import Label, end_labels, legend_below, legend_height
+from reports.figures.lines import at_end, draw_end, draw_line, each_line, is_short
 from reports.frame.tidy import one_setting
 from reports.style import FAINT, Look
 from reports.text import DASH
@@ -48,20 +48,22 @@ def layout(
     *,
     gutter: float = 2.6,
     aside: float = 0.95,
+    foot: float = 0.0,
 ) -> Sequence[Axes]:
     """Panels one below the other, with room for labels at the right or a legend below.
 
-    At the right are at most `gutter` inches, `aside` of them for what stands beside the text.
+    At the right are at most `gutter` inches, `aside` of them for what stands beside the text; the
+    lowest `foot` inches are left free.
     """
     width, height = figure.get_size_inches()
     longest = max((len(text) for text, _ in lines), default=0)
     gutter = min(gutter, aside + 0.057 * longest)
     if is_narrow(figure):
-        below = legend_height(len(lines), longest, width) + 0.42
+        below = foot + legend_height(len(lines), longest, width) + 0.42
         box = {"left": 0.68 / width, "right": 1 - 0.12 / width}
         legend_below(figure, lines, bottom=below - 0.46)
     else:
-        below = 0.4
+        below = foot + 0.4
         box = {"left": 0.68 / width, "right": 1 - gutter / width}
     room = (height - below) / panels
     grid = figure.add_gridspec(
@@ -73,7 +75,7 @@ def layout(
 
 def panel(
     axes: Axes, rows: pd.DataFrame, slopes: pd.DataFrame, value: str = "ms", *, fold: bool = True
-) -> tuple[list[Label], list[tuple[str, Look]]]:
+) -> tuple[list[Label], list[Label]]:
     """One log-log panel of a time or of `peak_bytes` over length: one pass of one setting.
 
     Returns:
@@ -87,11 +89,10 @@ def panel(
         first = line.iloc[0]
         missed = failed[failed.asked.eq(first.asked) & failed.backend.eq(first.backend)]
         draw_end(axes, line, missed, drawn, value)
-        label = at_end(line, text, drawn, value, slope_text(slopes, first))
-        if fold and 2 * line.length.nunique() < good.length.nunique():
-            folded.append((text, drawn))  # a leader across the panel would cross every line
+        if fold and is_short(line, good):
+            folded.append(at_end(line, text, drawn, value))
         else:
-            labels.append(label)
+            labels.append(at_end(line, text, drawn, value, slope_text(slopes, first)))
     length_axis(axes, rows.length)
     (ms_axis if value == "ms" else bytes_axis)(axes)
     axes.set_ylabel("median time a call" if value == "ms" else "peak memory above the inputs")
@@ -100,13 +101,11 @@ def panel(
     return labels, folded
 
 
-def beside(figure: Figure, axes: Axes, labels: list[Label], folded: list[tuple[str, Look]]) -> None:
+def beside(figure: Figure, axes: Axes, labels: list[Label], folded: list[Label]) -> None:
     """What a panel has said of its lines, at its right where the figure is wide."""
     if is_narrow(figure):
         return
-    end_labels(axes, labels)
-    if folded:
-        inner_key(axes, folded)
+    end_labels(axes, labels, folded)
     if any(label.aside for label in labels):
         heading(figure, axes, "fitted exponent")
 

@@ -24,6 +24,15 @@ def each_line(frame: pd.DataFrame) -> Iterator[tuple[str, Look, pd.DataFrame]]:
         yield text, drawn, rows
 
 
+def is_short(line: pd.DataFrame, rows: pd.DataFrame) -> bool:
+    """Whether a line has few of a panel's lengths and ends before the last of them.
+
+    A leader from its end to a label at the right would cross every other line.
+    """
+    few = 2 * line.length.nunique() < rows.length.nunique()
+    return bool(few or (line.length.max() < rows.length.max() and line.length.nunique() < 3))
+
+
 def draw_line(
     axes: Axes, rows: pd.DataFrame, drawn: Look, y: str, band: tuple[str, str] | None = None
 ) -> None:

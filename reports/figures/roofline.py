@@ -114,7 +114,7 @@ def _scales(axes: Axes, rows: pd.DataFrame, roof: Roof) -> None:
         axis.set_major_locator(LogLocator(base=10, numticks=12))
         axis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: three(x) if x < 1e4 else f"{three(x / 1000)}k")
+        FuncFormatter(lambda x, _: three(x) if x < 1e3 else f"{three(x / 1000)}k")
     )
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda y, _: rate_text(y).replace("FLOP/s", "").strip())

@@ -145,7 +145,7 @@ def key_beside(axes: Axes, labels: list[Label]) -> None:
         ink, gid = label.look.ink, f"label:{label.key}"
         axes.add_line(
             Line2D(
-                [left, left + 8 * POINT, left + 16 * POINT], [y + 2 * POINT] * 3, markevery=[1],
+                [left, left + 8 * POINT, left + 16 * POINT], [y] * 3, markevery=[1],
                 transform=figure.dpi_scale_trans, color=label.look.colour, clip_on=False, gid=gid,
                 linestyle=label.look.dash, marker=label.look.marker, markersize=3.2, linewidth=1.1,
                 markerfacecolor=label.look.face, label="_key",

@@ -1,19 +1,17 @@
 """Speed-up over the fastest dense kernel, with the parity line and where each pattern passes it."""
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figures.axes import is_narrow, length_axis, note, panel_title
+from reports.figures.axes import aside, is_narrow, length_axis, panel_title
 from reports.figures.labels import Label, end_labels
 from reports.figures.latency import PASSES, layout
-from reports.figures.lines import at_end, draw_line, each_line
+from reports.figures.lines import at_end, draw_line, each_line, is_short
 from reports.frame.tidy import each_row, one_setting
 from reports.style import INK, PAPER, look
-from reports.text import ratio_text
+from reports.text import ratio_text, size_text
 
 
 def times_text(ratio: float) -> str:
@@ -31,19 +29,38 @@ def draw(figure: Figure, frame: pd.DataFrame, crossings: pd.DataFrame) -> None:
     shown = rows_shown(one_setting(frame))
     passes = [one for one in PASSES if (shown["pass"] == one).any()]
     lines = [(text, drawn) for text, drawn, _ in each_line(shown)]
-    for axes, one in zip(layout(figure, len(passes), lines), passes, strict=True):
-        labels = panel(axes, shown[shown["pass"] == one], crossings[crossings["pass"].eq(one)])
-        if not is_narrow(figure):
-            end_labels(axes, labels)
+    folds = any(is_short(part, rows) for _, rows in shown.groupby("pass")
+                for _, _, part in each_line(rows))  # fmt: skip
+    room = {"gutter": 3.2, "aside": 1.45} if folds else {}
+    for axes, one in zip(layout(figure, len(passes), lines, **room), passes, strict=True):
+        labels, folded = panel(
+            axes, shown[shown["pass"] == one], crossings[crossings["pass"] == one]
+        )
         panel_title(axes, PASSES[one])
+        aside(axes, "tinted: faster than the fastest dense kernel", "tinted: ahead of dense",
+              "tinted: faster")  # fmt: skip
+        if not is_narrow(figure):
+            end_labels(axes, labels, folded)
 
 
-def panel(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame) -> list[Label]:
-    """One pass of one setting: what `rows_shown` gives; the labels of its lines."""
-    labels = []
+def panel(
+    axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame, *, fold: bool = True
+) -> tuple[list[Label], list[Label]]:
+    """One pass of one setting: what `rows_shown` gives.
+
+    Returns:
+        The labels of the lines, and those that are too short for a label at the right (`fold`).
+    """
+    labels, folded = [], []
     for text, drawn, line in each_line(rows):
         draw_line(axes, line, drawn, "speedup", ("speedup_low", "speedup_high"))
-        labels.append(at_end(line, text, drawn, "speedup", f"{ratio_text(line.speedup.iloc[-1])}"))
+        last = line.iloc[-1]
+        said = ratio_text(last.speedup)
+        if fold and is_short(line, rows):
+            said = f"{said} at {size_text(last.length)}"
+            folded.append(at_end(line, text, drawn, "speedup", said))
+        else:
+            labels.append(at_end(line, text, drawn, "speedup", said))
     axes.axhline(1, color=INK, linewidth=1.1, zorder=2)
     length_axis(axes, rows.length)
     axes.set_yscale("log", base=2)
@@ -54,9 +71,6 @@ def panel(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame) -> list[Label
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: times_text(y)))
     axes.set_ylabel("times as fast")
-    note(axes, 0.012, 0.985, "faster than the fastest dense kernel", va="top")
-    if math.log(1 / low) > 0.08 * math.log(high / low):  # else the line runs through the word
-        note(axes, 0.988, 0.015, "slower", va="bottom", ha="right")
     for mark in each_row(crossings[crossings.crossover.notna()]):
         drawn = look(str(mark.asked), str(mark.backend))
         axes.plot(
@@ -64,4 +78,4 @@ def panel(axes: Axes, rows: pd.DataFrame, crossings: pd.DataFrame) -> list[Label
             markeredgecolor=drawn.colour, markeredgewidth=1.4, linestyle="none", zorder=7,
             gid=f"crossover:{mark.asked}@{mark.backend}", label="_crossover",
         )  # fmt: skip
-    return labels
+    return labels, folded

@@ -3,6 +3,8 @@
 Signed differences cancel inside a bin; absolute ones were taken before pooling and cannot.
 """
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, SymLogNorm
@@ -13,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from reports.figures.axes import is_narrow
 from reports.frame.maps import Map, pooled
 from reports.style import FAINT, INK, look
-from reports.text import size_text
+from reports.text import size_text, two_digits
 
 WEIGHTS, SIGNED, ABSOLUTE = "viridis", "RdBu_r", "magma_r"
 FUTURE, UNATTENDED = "#eceff2", "#ffffff"
@@ -23,14 +25,14 @@ DECADES = 6
 
 def height(narrow: bool) -> float:
     """How tall the figure must be, in inches."""
-    return 4 * 2.98 + 0.1 if narrow else 6.2
+    return 4 * 2.98 + 0.1 if narrow else 6.36
 
 
 def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
     """Four panels of one head; `title` is the measured distance, said above them."""
     narrow = is_narrow(figure)
     width, tall = figure.get_size_inches()
-    most = 2.56
+    most = 2.36 if narrow else 2.5
     found = pooled(found, int(most * DPI))
     side = (int(most * DPI) // found.bins) * found.bins / DPI  # whole pixels a bin
     full, effective = found.full[head], found.effective[head]
@@ -48,10 +50,10 @@ def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
     maps = (WEIGHTS, WEIGHTS, SIGNED, ABSOLUTE)
     for index in range(4):
         row, column = (index, 0) if narrow else divmod(index, 2)
-        x = 0.42 + column * (width - 0.86 - side)
-        y = tall - 0.3 - side - row * (side + 0.62)
+        x = 0.42 + column * (width - 0.92 - side)
+        y = tall - 0.3 - side - row * (side + 0.66)
         if narrow:
-            y = tall - (0.36 + side) - row * 2.98
+            y = tall - 0.3 - side - row * (tall - 0.1) / 4
         axes = figure.add_axes((x / width, y / tall, side / width, side / tall))
         image = panel(axes, values[index], found, norms[index], maps[index])
         bar = figure.add_axes(((x + side + 0.06) / width, y / tall, 0.08 / width, side / tall))
@@ -59,7 +61,7 @@ def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
         colour = look(found.asked).ink if index == 1 else INK
         axes.set_title(named[index], color=colour, pad=4, fontsize=7.6)
         if asides[index]:
-            axes.set_title(asides[index], loc="right", fontsize=5.8, fontweight="normal",
+            axes.set_title(asides[index], loc="right", fontsize=6.2, fontweight="normal",
                            color=FAINT, pad=4)  # fmt: skip
     if title:
         axes = figure.axes[2]
@@ -112,12 +114,23 @@ def _two() -> ListedColormap:
     return ListedColormap([UNATTENDED, FUTURE])
 
 
+def _signed(x: float) -> str:
+    """+0.08, +0.0027, or 2\u00b710\u207b\u2076 where that is shorter; 0 as it is."""
+    if x == 0:
+        return "0"
+    sign = "+" if x > 0 else "\u2212"
+    if abs(x) >= 1e-3:
+        return f"{sign}{two_digits(abs(x)):g}"
+    power = math.floor(math.log10(abs(x)))
+    return f"{sign}${round(abs(x) / 10**power)}\\cdot 10^{{{power}}}$"
+
+
 def _bar(figure: Figure, image: AxesImage, bar: Axes, norm: LogNorm | SymLogNorm) -> None:
     colorbar = figure.colorbar(image, cax=bar)
     if not isinstance(norm, LogNorm):
         top = float(norm.vmax or 1.0)
         colorbar.set_ticks([-top, -top / 30, 0, top / 30, top])
-        bar.yaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x == 0 else f"{x:+.0e}"))
+        bar.yaxis.set_major_formatter(FuncFormatter(lambda x, _: _signed(x)))
     bar.yaxis.set_minor_locator(NullLocator())
     bar.tick_params(labelsize=5.8, length=2, pad=1.5)
     bar.spines[:].set_visible(False)

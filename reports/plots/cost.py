@@ -48,7 +48,7 @@ def speedup(cost: pd.DataFrame, *, pass_: str = "fwd", ax: Axes | None = None) -
     shown = known(speedup_figure.rows_shown(rows), "speed-ups over a dense SDPA row")
     with house():
         axes = ax or with_labels(lines_of(shown))
-        labels = speedup_figure.panel(axes, shown, scaling.crossovers(rows))
+        labels, _ = speedup_figure.panel(axes, shown, scaling.crossovers(rows), fold=False)
         name_lines(axes, labels, ax)
     return axes
 

@@ -1,16 +1,14 @@
 """Failures, environment, method and command: what a reader needs to trust or repeat the run."""
 
-import shlex
-from typing import Any
-
 from reports.chart import Chart, Table
 from reports.frame.marks import MARK
 from reports.html import bullets, definitions, escape, paragraph
 from reports.run import Run
-from reports.sections import Section
+from reports.sections import Section, command
+from reports.sections.facts import flat
 from reports.tables import failures as failures_table
 from reports.tables import marked as marked_table
-from reports.text import DASH, bytes_text, joined
+from reports.text import joined
 
 _MEANING = {
     "unsupported": "the implementation cannot run it and says why",
@@ -24,7 +22,7 @@ _MEANING = {
 
 def sections(run: Run) -> list[Section]:
     """The closing sections."""
-    return [_failures(run), _environment(run), _method(run), _command(run)]
+    return [_failures(run), _environment(run), _method(run), command.section(run)]
 
 
 def _failures(run: Run) -> Section:
@@ -61,7 +59,7 @@ def _environment(run: Run) -> Section:
     blocks: list[str | Chart | Table] = []
     for key, facts in sorted(run.machines.items()):
         blocks.append(f"<h3>{escape(key)}</h3>")
-        blocks.append(definitions(_flat(facts)))
+        blocks.append(definitions(flat(facts)))
     code = joined(run.versions) if run.versions else "not recorded"
     blocks.append(definitions([("code", code)]))
     if not run.machines:
@@ -99,46 +97,3 @@ def _method(run: Run) -> Section:
     if not said:
         said = ["This run holds nothing that was measured."]
     return Section(key="method", title="How it was measured", blocks=(bullets(said),))
-
-
-def _command(run: Run) -> Section:
-    info = run.info
-    command = info.get("command")
-    text = shlex.join(map(str, command)) if isinstance(command, list) else str(command or "")
-    if text and not text.startswith("python"):
-        script = "" if text.split()[0].endswith(".py") else "run_bench.py "
-        text = f"python {script}{text}"
-    blocks: list[str | Chart | Table] = []
-    if text:
-        blocks.append(f'<pre tabindex="0"><code>{escape(text)}</code></pre>')
-    else:
-        blocks.append(paragraph("This run does not say which command made it.", "empty"))
-    rest = {key: value for key, value in info.items() if key != "command"}
-    if rest:
-        blocks.append(definitions(_flat(rest)))
-    return Section(key="command", title="The command", blocks=tuple(blocks))
-
-
-def _flat(facts: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Nested facts as (name, text) pairs; long lists are cut."""
-    found: list[tuple[str, str]] = []
-    for key, value in facts.items():
-        name = f"{before}{key}".replace("_", " ")
-        if isinstance(value, dict):
-            found += _flat(value, f"{before}{key}: ")
-        elif value is None:
-            found.append((name, DASH))
-        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-            for number, one in enumerate(value, start=1):
-                tail = f" {number}" if len(value) > 1 else ""
-                found += _flat(one, f"{before}{key}{tail}: ")
-        elif isinstance(value, list):
-            shown = ", ".join(map(str, value[:12]))
-            found.append((name, shown + (f" … ({len(value)})" if len(value) > 12 else "")))
-        elif str(key).endswith("bytes") and isinstance(value, int | float):
-            found.append((name.removesuffix(" bytes"), bytes_text(float(value))))
-        elif isinstance(value, float):
-            found.append((name, f"{value:.4g}"))
-        else:
-            found.append((name, str(value)))
-    return found

@@ -1,5 +1,6 @@
 """What patterns cost: time, speed-up and memory over length, one set of figures a setting."""
 
+import math
 from functools import partial
 
 import pandas as pd
@@ -8,24 +9,29 @@ from attnbench.records import read
 from reports.chart import Chart, Table
 from reports.figures import latency, memory, speedup
 from reports.figures.lines import each_line
+from reports.frame.clocks import CLOCKS, in_words, overtaking
 from reports.frame.frontier import frontier_frame
 from reports.frame.scaling import crossovers, exponents
 from reports.frame.tidy import each_row, setting_text
 from reports.frame.tradeoff import thinned
 from reports.html import escape, paragraph
 from reports.run import Run
-from reports.sections import Section, roofline
+from reports.sections import Section, one_length, roofline
 from reports.sections.shared import (
     PASS_WORDS,
     cost_settings,
+    lengths_text,
     main_pass,
     missing_text,
     setting_caption,
+    setting_heading,
+    several_lengths,
 )
 from reports.tables import memory as memory_table
 from reports.tables import plain
 from reports.tables import times as times_table
 from reports.text import (
+    TIMES,
     bytes_text,
     joined,
     ms_text,
@@ -47,20 +53,38 @@ def sections(run: Run) -> list[Section]:
             Section(key="memory", title="Memory", blocks=(*longest,) or (no_space,)),
             roofline.section(run),
         ]
-    cost: list[str | Chart | Table] = []
+    cost: list[str | Chart | Table] = [_contents(found)]
     space: list[str | Chart | Table] = []
     for index, part in enumerate(found):
         tail = f"-{index + 1}" if index else ""
-        if len(found) > 1:
-            heading = f"<h3>{escape(setting_text(part))}</h3>"
-            cost, space = [*cost, heading], [*space, heading]
-        cost += _cost(run, part, tail)
-        space += _memory(run, part, tail)
+        heading = setting_heading(part, f"setting-{index + 1}") if len(found) > 1 else ""
+        if several_lengths(part):
+            cost += [heading, *_cost(run, part, tail)]
+            space += [setting_heading(part) if heading else "", *_memory(run, part, tail)]
+        else:
+            cost += [heading, one_length.chart(run, part, tail)]
+    if not all(map(several_lengths, found)):
+        space.append(paragraph("The memory of a setting of one length is in its table under Cost."))
     return [
         Section(key="cost", title="Cost", blocks=tuple(cost)),
         Section(key="memory", title="Memory", blocks=(*space, *longest)),
         roofline.section(run),
     ]
+
+
+def _contents(found: list[pd.DataFrame]) -> str:
+    """Links to the settings, where there are several."""
+    if len(found) < 2:
+        return ""
+    links = []
+    for index, part in enumerate(found, start=1):
+        good = part[part.status.eq("ok")]
+        size = f"{lengths_text(list(good.length))} tokens, {len(good)} cases"
+        said = f"{escape(setting_text(part))}</a>: {escape(size)}"
+        links.append(f'<li><a href="#setting-{index}">{said}</li>')
+    lead = paragraph("Shapes, dtypes and devices are never mixed in one figure. There are "
+                     f"{len(found)} settings:")  # fmt: skip
+    return f'{lead}<ul class="contents">{"".join(links)}</ul>'
 
 
 def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
@@ -75,6 +99,9 @@ def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
     else:
         blocks.append(paragraph("No speed-ups: no dense SDPA row and another pattern were timed "
                                 "together.", "empty"))  # fmt: skip
+    overtaken = overtaking(part)
+    if len(faster):
+        blocks.append(_overtaking(overtaken, tail))
     blocks.append(_latency(run, shown, slopes, tail))
     for one in passes:
         title = f"Median time a call, {PASS_WORDS[one]}"
@@ -83,6 +110,16 @@ def _cost(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
     if len(same):
         blocks.append(_windows(same, tail))
     return blocks
+
+
+def _overtaking(found: pd.DataFrame, tail: str) -> Table:
+    """From which length on each pattern is ahead of dense, by each clock."""
+    named = {"line": "pattern", "pass": "pass"}
+    for name in CLOCKS.values():
+        named |= {name: f"{name} from", f"x {name}": f"{TIMES} {name}"}
+    known = [key for key in named if found[key].notna().any()]
+    title = "From how many tokens on it is faster than the fastest dense kernel, by each clock"
+    return plain(f"crossovers{tail}", title, found, {key: named[key] for key in known}, {})
 
 
 def _windows(same: pd.DataFrame, tail: str) -> Table:
@@ -122,8 +159,8 @@ def _latency(run: Run, shown: pd.DataFrame, slopes: pd.DataFrame, tail: str) -> 
         key=f"latency{tail}",
         title="Time over length",
         conclusion=said,
-        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝ L” "
-        "doubles with the length, as steep as “∝ L²” quadruples.",
+        how="Both axes are logarithmic, so a straight line is a power law: as steep as “∝\u00a0L” "
+        "doubles with the length, as steep as “∝\u00a0L²” quadruples.",
         caption="Median and band from the 20th to the 80th percentile; exponents with 95 % "
         "intervals from least squares on logarithms, beyond the flat start where launching is what "
         "is timed. "
@@ -155,11 +192,16 @@ def _speedup(
     best = crossed[crossed["pass"].eq(one) & ~crossed.simulated & ~crossed.quadratic]
     best = best[best.speedup_at_longest.notna()]
     best = best.sort_values("speedup_at_longest", ascending=False).head(3)
-    said = joined(f"{row.label} {ratio_text(row.speedup_at_longest)} (from {row.said})"
-                  for row in each_row(best))  # fmt: skip
+    said = joined(
+        f"{row.label} {ratio_text(row.speedup_at_longest)} ("
+        f"{'' if math.isnan(row.crossover) else 'from '}"
+        f"{in_words(row.said, row.shortest, row.longest)})"
+        for row in each_row(best)
+    )
     dense = joined(sorted({str(x) for x in faster.dense if x}))
     dashed = " Short dashes: simulated with a dense mask." if faster.simulated.any() else ""
-    table = plain(f"speedup{tail}", "Speed-up and crossover", crossed, {
+    words = [in_words(row.said, row.shortest, row.longest) for row in each_row(crossed)]
+    table = plain(f"speedup{tail}", "Speed-up and crossover", crossed.assign(said=words), {
         "label": "pattern", "backend": "backend", "pass": "pass", "said": "faster than dense from",
         "low": "low", "high": "high", "longest": "longest",
         "speedup_at_longest": "\u00d7 at the longest",
@@ -209,7 +251,7 @@ def _memory(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table
         conclusion=f"At {size_text(least['length'])} the least is {least['line']} with "
         f"{bytes_text(least['peak_bytes'])} and the most {most['line']} with "
         f"{bytes_text(most['peak_bytes'])}.",
-        how="Lower is better; a line as steep as “∝ L²” keeps all pairs and will run out of "
+        how="Lower is better; a line as steep as “∝\u00a0L²” keeps all pairs and will run out of "
         "memory.",
         caption=f"Peak above the inputs ({how or 'allocator'}), "
         f"in a pass of its own. {setting_caption(run, shown)}",

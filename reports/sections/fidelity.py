@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reports.chart import Chart, Table
-from reports.figures import error_length, heads, latency, parents, recall, rows
-from reports.figures.lines import each_line
+from reports.figures import error_length, heads, parents, recall, rows
 from reports.frame.parents import parents as parent_pairs
 from reports.frame.spread import (
     at_each_source,
@@ -92,8 +91,8 @@ def _best(errors: pd.DataFrame, count: int = 3) -> str:
 
 def _over_length(same: pd.DataFrame) -> Chart:
     errors = thinned(over_layers(same))
-    lines = [(text, drawn) for text, drawn, _ in each_line(errors)]
-    wide, narrow = latency.heights(errors.source.nunique(), lines)
+    wide, narrow = error_length.heights(errors)
+    grown = bool(errors.groupby("source").length.nunique().gt(1).any())
     longest = errors[errors.length.eq(errors.length.max())]
     table = plain("error-length", "Error over length", errors, {
         "source": "source", "line": "pattern", "length": "length", "error": "output error",
@@ -110,18 +109,29 @@ def _over_length(same: pd.DataFrame) -> Chart:
     floor = f" The dtype alone: {three_places(noise)}." if np.isfinite(noise) else ""
     return Chart(
         key="error-length",
-        title="Error over length",
+        title="Error over length" if grown else "Error by source",
         conclusion=f"Closest at {size_text(int(longest.length.max()))}: {_best(longest)}.",
-        how="Lower is closer to full attention; compare the order of the lines across sources, for "
-        "what is close on one kind of input may be far on another.",
-        caption=f"Mean over heads and layers; a line joins only means over the same layers, and "
-        f"points apart have other layers. {lengths_text(list(errors.length))} tokens, "
-        f"{errors['dtype'].iloc[0]}.{scale}{floor}",
+        how=f"{'Lower' if grown else 'Left'} is closer to full attention; compare the order of "
+        f"the {'lines' if grown else 'rows'} across sources, for what is close on one kind of "
+        "input may be far on another.",
+        caption=f"Mean over heads and layers. {_drawn(grown)}{lengths_text(list(errors.length))} "
+        f"tokens, {errors['dtype'].iloc[0]}.{scale}{floor}",
         missing=missing_text(same),
         table=table,
         draw=partial(error_length.draw, errors=errors),
         wide_height=wide,
         narrow_height=narrow,
+    )
+
+
+def _drawn(grown: bool) -> str:
+    """What the lines of the figure of errors join."""
+    rows = "thin lines from the best to the worst layer. "
+    if not grown:
+        return f"{rows[0].upper()}{rows[1:]}"
+    return (
+        "A line joins only means over the same layers, and points apart have other layers. "
+        f"Sources with one length share rows, {rows}"
     )
 
 

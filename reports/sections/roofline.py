@@ -7,26 +7,35 @@ import pandas as pd
 from reports.chart import Chart, Table
 from reports.figures import roofline as figure
 from reports.frame.roofline import Roof, roof, roofline, shown_length
-from reports.frame.tidy import each_row, setting_text
+from reports.frame.tidy import each_row
 from reports.frame.tradeoff import thinned
-from reports.html import escape, paragraph
+from reports.html import paragraph
 from reports.run import Run
 from reports.sections import Section
-from reports.sections.shared import PASS_WORDS, cost_settings, main_pass, setting_caption
+from reports.sections.shared import (
+    PASS_WORDS,
+    cost_settings,
+    main_pass,
+    setting_caption,
+    setting_heading,
+    several_lengths,
+)
 from reports.tables import plain
 from reports.text import bytes_text, joined, rate_text, size_text, three
 
 
 def section(run: Run) -> Section:
-    """Every timed setting under its roof."""
-    parts = [rows for part in cost_settings(run) if len(rows := roofline(thinned(part)))]
+    """Every setting with several lengths under its roof; where none has, the first."""
+    timed = cost_settings(run)
+    grown = [part for part in timed if several_lengths(part)] or timed[:1]
+    parts = [rows for part in grown if len(rows := roofline(thinned(part)))]
     if not parts:
         text = paragraph("No roofline: no cost case ended well.", "empty")
         return Section(key="roofline", title="Roofline", blocks=(text,))
     blocks: list[str | Chart | Table] = []
     for index, rows in enumerate(parts):
         if len(parts) > 1:
-            blocks.append(f"<h3>{escape(setting_text(rows))}</h3>")
+            blocks.append(setting_heading(rows))
         blocks.append(_chart(run, rows, f"-{index + 1}" if index else ""))
     return Section(key="roofline", title="Roofline", blocks=tuple(blocks))
 

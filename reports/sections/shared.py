@@ -11,6 +11,7 @@ from reports.frame.scaling import with_speedup
 from reports.frame.spread import best_source
 from reports.frame.tidy import setting_text, settings
 from reports.frame.tradeoff import ORDER, tradeoff
+from reports.html import escape
 from reports.run import Run
 from reports.text import joined, size_text
 
@@ -89,6 +90,16 @@ def lengths_text(lengths: Sequence[int]) -> str:
     found = sorted({int(n) for n in lengths})
     ends = f"{size_text(found[0])} to {size_text(found[-1])}" if len(found) > 1 else ""
     return ends or size_text(found[0])
+
+
+def several_lengths(part: pd.DataFrame) -> bool:
+    """Whether a setting was timed at more than one length, so that there are lines to draw."""
+    return bool(part.length[part.status.eq("ok")].nunique() > 1)
+
+
+def setting_heading(part: pd.DataFrame, key: str = "") -> str:
+    """What stands above the figures of one setting; `key` is what links lead to."""
+    return f'<h3 class="setting"{f" id={key}" if key else ""}>{escape(setting_text(part))}</h3>'
 
 
 def setting_caption(run: Run, frame: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ function restore() {
     sortTable(one);
     filterTable(one);
   }
+  cutAll();
   if (location.hash.includes("&") || target?.closest(".sources")) target?.scrollIntoView();
 }
 // A link to a place of the page keeps what was chosen.

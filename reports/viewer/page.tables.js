@@ -57,8 +57,25 @@ for (const one of tables) {
     const typed = one.field.value;
     state.filters.set(one.name, typed);
     filterTable(one);
+    cutInARow(one);
     one.field.value = typed;
     writeAddress();
   });
   box.before(make("div", { className: "filter" }, one.field, one.count));
 }
+
+// A long table ends in the middle of a row, so that one sees that there are more below.
+function cutInARow({ table, rows }) {
+  const box = table.closest(".scroll.long");
+  if (!box) return;
+  box.style.maxHeight = "";
+  const [room, start] = [box.clientHeight, box.getBoundingClientRect().top + box.clientTop - box.scrollTop];
+  if (box.scrollHeight <= room) return;
+  const middles = rows.filter((row) => !row.hidden).map((row) => row.getBoundingClientRect())
+    .map((row) => row.top - start + row.height / 2);
+  const cut = middles.filter((middle) => middle < room).pop();
+  if (cut) box.style.maxHeight = `${Math.round(cut)}px`;
+}
+const cutAll = () => tables.forEach(cutInARow);
+window.addEventListener("resize", cutAll);
+document.addEventListener("toggle", cutAll, true);
