@@ -2,8 +2,10 @@
 """The command line: one function a sub-command. `python run_bench.py --help` lists them."""
 
 import argparse
+import errno
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,21 +15,27 @@ from typing import TYPE_CHECKING
 
 from attnbench.arguments import parser
 from attnbench.requests import frontier_options, matrix_options
-from attnbench.typed import memory_bytes, positive, whole
+from attnbench.stop import Terminated, terminable
+from attnbench.typed import memory_bytes, positive, seconds_of, whole
 
 if TYPE_CHECKING:
     from attnbench.engine import Result
     from attnbench.presets import Plan
 
 _RUNS = Path("runs")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write raises names no file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input) or 130 (stopped)."""
+    """Run what was typed; returns 0, 1 (something is wrong), 2 (bad input), 130 or 143 (ended)."""
     typed = parser(_COMMANDS).parse_args(arguments)
     typed.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code: int = typed.command(typed)
+        with terminable():
+            code: int = typed.command(typed)
+    except Terminated:
+        print("ended by SIGTERM: the group in flight is lost, the rest is kept", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("stopped at once: the group in flight is lost, the rest is kept", file=sys.stderr)
         return 130
@@ -35,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _NO_ROOM:
             raise
-        print(f"cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        what = "write" if error.filename is None else f"use {error.filename}"
+        print(f"cannot {what}: {error.strerror}", file=sys.stderr)
         return 2
     except (ValueError, NotImplementedError, RuntimeError) as error:
         known = _exit_code_of(error)
@@ -62,17 +71,17 @@ def quick(_typed: argparse.Namespace) -> int:
 def run(typed: argparse.Namespace) -> int:
     """Measure what is asked for and not yet there."""
     from attnbench import engine, launches
+    from attnbench.child import end_with_parent
     from attnbench.measure_cost import Protocol
     from attnbench.presets import overridden, preset
     from attnbench.requests import engine_options
     from attnbench.typed import retried
-    from patterns.errors import BadInput
 
-    retry = retried(typed.retry)
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    retry, whole_s = retried(typed.retry), seconds_of(typed.budget)
     count, launch = positive(typed.launches, "--launches"), positive(typed.launch, "--launch")
-    budget_s = None if typed.budget is None else 60 * typed.budget / count
+    if launch > 1:
+        end_with_parent(os.getppid())
+    budget_s = None if whole_s is None else whole_s / count
     options = matrix_options(typed)
     where = engine_options(typed)
     _load_plugins(typed)
@@ -159,7 +168,7 @@ def advise(typed: argparse.Namespace) -> int:
         raise BadInput(f"--max-error must be 0 or more, got {typed.max_error}")
     found = advice.advise(
         typed.run,
-        length=whole(typed.length, "--length"),
+        length=positive(typed.length, "--length"),
         one=typed.one,
         max_error=typed.max_error,
         max_bytes=memory_bytes(typed.max_memory, "--max-memory") if typed.max_memory else None,
@@ -234,12 +243,9 @@ def evaluate(typed: argparse.Namespace) -> int:
     from attnbench.requests import evaluation
     from attnbench.stack_table import stack_table
     from attnbench.typed import retried
-    from patterns.errors import BadInput
 
     started = time.monotonic()
-    retry = retried(typed.retry)
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    retry, budget_s = retried(typed.retry), seconds_of(typed.budget)
     asked = evaluation(typed)
     expect_sense(asked)
     loaded = evaluating.load(asked, typed.text)
@@ -254,7 +260,7 @@ def evaluate(typed: argparse.Namespace) -> int:
         command=sys.argv[1:],
         retry=retry,
         extend=typed.extend,
-        until=math.inf if typed.budget is None else started + 60 * typed.budget,
+        until=math.inf if budget_s is None else started + budget_s,
     )
     return _told(result, folder, report=True)
 
@@ -287,13 +293,10 @@ def stack(typed: argparse.Namespace) -> int:
     from attnbench import engine
     from attnbench.requests import stack_request
     from attnbench.stack_time import expect_stack, table, time_stacks
-    from patterns.errors import BadInput
 
-    if typed.budget is not None and not typed.budget > 0:
-        raise BadInput(f"--budget must be more than 0 minutes, got {typed.budget}")
+    budget_s = seconds_of(typed.budget) or 120.0
     asked = stack_request(typed)
     expect_stack(asked)
-    budget_s = 60 * (typed.budget or 2.0)
     times, folder = typed.times, typed.out or _fresh_folder("stack")
     code = 0
     if times is None:  # half the time for single layers, half for the stacks

@@ -111,6 +111,10 @@ class Group:
         """What its cases are."""
         return "cost" if isinstance(self.cases[0], CostCase) else "fidelity"
 
+    def role(self, case: AnyCase) -> Literal["asked", "comparison"]:
+        """What the record of one of its cases says of it."""
+        return "comparison" if case_key(case) in self.comparisons else "asked"
+
 
 def grouped(
     cases: Iterable[AnyCase],

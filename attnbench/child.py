@@ -71,7 +71,7 @@ def main() -> None:
     """Serve until the parent goes away."""
     replies = _take_channels()
     orders: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    _end_with_parent(int(sys.argv[1]))
+    end_with_parent(int(sys.argv[1]))
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     serve(orders.get(), orders, replies)
 
@@ -161,7 +161,7 @@ def _listen(orders: "queue.SimpleQueue[Any]") -> None:
         os._exit(1)
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Have Linux kill this process when its parent dies, even where a pattern hangs in C."""
     if sys.platform != "linux":
         return

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from attnbench.case import CostCase
-from attnbench.ceilings import roof
+from attnbench.ceilings import doubts, roof
 from attnbench.contender import Sized
 from attnbench.guards import spread, with_fired
 from attnbench.impossible import above_ceilings
@@ -61,6 +61,7 @@ def measured_record(
         ms=cold_ms["median"],
         computed_pairs=sized.computed_pairs,
     )
+    time_block["notes"] |= doubts(origin.ceilings, time_block["roof"], case.dtype)
     impossible = above_ceilings(origin.ceilings, cost, case, cold_ms["median"])
     return with_fired(measured, spread(cold_ms) | impossible | sized.compiled.fired)
 

@@ -19,7 +19,7 @@ from attnbench.dask_place import Link, RemoteWorker, Seat
 from attnbench.dask_worker import Report
 from attnbench.machine import machine_id
 from attnbench.outcome import Origin
-from attnbench.places import facts_of_all
+from attnbench.places import ceilings_of_all, facts_of_all
 from attnbench.spent import Spent
 from attnbench.version import same_code, version
 from patterns.errors import BadInput
@@ -220,7 +220,8 @@ class Cluster:
 
     def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
         """See `Crew.ceilings`."""
-        return self.members[0].ceilings(dtypes)
+        apart = self._setup.device == "cuda"
+        return ceilings_of_all(self.members if apart else self.members[:1], dtypes)
 
     def _start(self, address: str) -> RemoteWorker:
         own = self._found[address]

@@ -232,5 +232,5 @@ class Seat:
         how = f"was lost with its Dask worker, {_LOSSES} times,"
         ended = ended_by(Broken(status="crashed", how=how, output=""), step)
         for case in cases:
-            role = "comparison" if case_key(case) in group.comparisons else "asked"
+            role = group.role(case)
             yield record(case, self.origin, role=role, ended=ended)

@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.contender import own_stream
 from attnbench.nvml import ClockReader
@@ -34,7 +35,6 @@ from attnbench.timing import Call, Clocks
 from attnbench.typed import lengths as typed_lengths
 from attnbench.typed import positive
 from attnbench.watch import watch_for
-from patterns import pattern
 from patterns.errors import BadInput
 
 EMPTY = 0  # the "length" of no call at all
@@ -153,7 +153,7 @@ def measured(lengths: Sequence[int], *, rounds: int, seed: int) -> list[Row]:
         from triton.testing import do_bench
     except ImportError:
         raise BadInput("triton is not installed: pip install triton") from None
-    device, full = torch.device("cuda"), pattern("full")
+    device = torch.device("cuda")
     calls: dict[int, Call] = {EMPTY: lambda _: None}
     generator = torch.Generator(device).manual_seed(seed)
     for length in lengths:
@@ -162,7 +162,8 @@ def measured(lengths: Sequence[int], *, rounds: int, seed: int) -> list[Row]:
             torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
             for _ in range(3)
         )
-        calls[length] = _on_any_copy(partial(full.attend, q, k, v, backend="sdpa"))
+        # Not through a pattern: do_bench holds no stream, and would time what Python takes.
+        calls[length] = _on_any_copy(partial(scaled_dot_product_attention, q, k, v, is_causal=True))
     with own_stream(device), torch.no_grad():
         watch = watch_for(device)
 

@@ -133,11 +133,9 @@ def run(
                 )
             )
         )
-        here = count and not scheduler
-        for text in (*book.said, *(_busy(found["device"]) if here else ())):
+        remarks = _remarks(origin, None if scheduler else found["device"])
+        for text in (*book.said, *(remarks if count else ["nothing left to do"])):
             progress.say(text)
-        if not count:
-            progress.say("nothing left to do")
         spent = crew.spent if crew else [Spent()]
         if crew:
             crew.belongs_to(origin)
@@ -177,9 +175,12 @@ def _ceilings(
     machines = read_document(book.run, MACHINE) or {}
     known: dict[str, Any] = machines.get(origin.machine, {})
     dtypes = tuple(sorted({part.dtype for part in timed}))
-    before = known.get("ceilings")
-    if before is None or set(dtypes) - before["matmul_flops_per_s"].keys():
-        before = measured(dtypes)
+    before: dict[str, Any] | None = known.get("ceilings")
+    if before and set(dtypes) - before.get("matmul_flops_per_s", {}).keys():
+        before = None
+    if before is None or ceilings.doubtful(before):
+        found = measured(dtypes)
+        before = found if before is None else ceilings.best_of([before, found])
         machine = known | {"ceilings": before}
         write_document(book.run, MACHINE, machines | {origin.machine: machine})
         if timed[0].device == "cuda":
@@ -198,7 +199,13 @@ def _took(folder: Path, places: Iterable[Spent], elapsed_s: float) -> str:
     return f"took {in_words(seconds)}"
 
 
-def _busy(device: str) -> Iterator[str]:
+def _remarks(origin: Origin, device: str | None) -> Iterator[str]:
+    """What makes numbers doubtful before any is there; `device` None where it is not here."""
+    if doubts := ceilings.doubtful(origin.ceilings or {}):
+        yield (
+            f"the machine was busy while its ceilings were measured ({', '.join(doubts)}): shares "
+            "of the roof may be too high"
+        )
     load, cores = psutil.getloadavg()[0], psutil.cpu_count() or 1
     if device == "cpu" and load > _BUSY * cores:
         yield (

@@ -22,15 +22,13 @@ from attnbench.language import Reader
 from attnbench.layer_check import LayerChecks
 from attnbench.machine import facts, machine_id
 from attnbench.models import MODELS, load_model
-from attnbench.opening import expect_same_origin, opening
+from attnbench.opening import opened
 from attnbench.outcome import Ended, Origin, confirm_device, ending
 from attnbench.progress import Progress
 from attnbench.records import (
-    MACHINE,
     RUN,
     Journal,
     journal,
-    read_document,
     write_document,
 )
 from attnbench.remaining import OVER_BUDGET
@@ -170,13 +168,7 @@ def _open(
 ) -> None:
     """Refuse a folder of something else; else write down what is evaluated in it."""
     folder, wanted = book.run, asked.document() | {"text": loaded.digest, "weights": loaded.weights}
-    known = read_document(folder, RUN)
-    if known is None and book.records:
-        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
-    if known is None:
-        known = opening(origin, command=command) | {"matrix": []}
-        write_document(folder, MACHINE, {origin.machine: found})
-    expect_same_origin(folder, known, origin)
+    known = opened(book, origin, found, command=command)
     before = known.get("evaluations", [])
     if before and wanted not in before and not extend:
         raise BadInput(

@@ -26,6 +26,7 @@ from patterns.base import Implementation
 
 SHORTEST = 1024
 _USABLE = 0.9  # of the free memory; more is not tried
+_SLOWNESS = 8.0  # of a typical pattern, against the least time; beyond, something else took it
 _FIELDS = (
     *("asked", "backend", "causal", "length", "heads", "kv_heads", "dim", "dtype", "device"),
     *("source", "seed", "pass_", "batch"),
@@ -185,9 +186,10 @@ def _tried(
     if prediction.least_s > case.most_seconds:
         return found("time", None, f"a call takes at least {prediction.least_s:.0f} s")
     try:
-        held, took = _timed(one, pattern, implementation, device)
-        if took > case.most_seconds:  # a first call also compiles
-            held, took = _timed(one, pattern, implementation, device)
+        held, took = _held(one, pattern, implementation, device)
+        odd = one.length == SHORTEST or _SLOWNESS * prediction.least_s < case.most_seconds
+        if odd and took > case.most_seconds:  # a compiler's time, perhaps, which is spent once
+            held, took = _held(one, pattern, implementation, device)
     except Exception as error:
         ended = ending(error)
         error.__traceback__ = None
@@ -204,25 +206,17 @@ def _tried(
     return found(None, held, None)
 
 
-def _timed(
-    one: CostCase, pattern: Pattern, implementation: Implementation, device: torch.device
-) -> tuple[int, float]:
-    """What a call held, and the seconds that it took with all around it."""
-    began = time.perf_counter()
-    held = _held(one, pattern, implementation, device)
-    return held, time.perf_counter() - began
-
-
 def _held(
     one: CostCase, pattern: Pattern, implementation: Implementation, device: torch.device
-) -> int:
-    """Bytes of the inputs and of all that one call holds at its peak."""
+) -> tuple[int, float]:
+    """Bytes of the inputs and of all that one call holds at its peak, and the seconds it took."""
+    began = time.perf_counter()
     with torch.set_grad_enabled(one.pass_ != "fwd"):
         inputs = _inputs(one, device)
         chosen = Chosen(pattern=pattern, implementation=implementation)
         forward, backward = halves(one, chosen, inputs)
         memory = measure_memory(forward, backward, (*inputs.copies[0], inputs.d_out))
-    return _input_bytes(one) + (memory["peak_bytes"] or 0)
+    return _input_bytes(one) + (memory["peak_bytes"] or 0), time.perf_counter() - began
 
 
 def _inputs(one: CostCase, device: torch.device) -> CostInputs:

@@ -13,10 +13,10 @@ from attnbench.case import case_key
 from attnbench.engine import Result
 from attnbench.frontier import SHORTEST, Frontier, frontier_record
 from attnbench.machine import facts, machine_id
-from attnbench.opening import expect_same_origin, opening
+from attnbench.opening import opened
 from attnbench.outcome import Origin
 from attnbench.predict import gib
-from attnbench.records import MACHINE, RUN, Journal, journal, read_document, write_document
+from attnbench.records import RUN, Journal, journal, write_document
 from attnbench.stop import Stop
 from attnbench.version import version
 from patterns.errors import BadInput
@@ -96,13 +96,7 @@ def _open(
     folder = book.run
     document = asdict(asked) | {"patterns": [one.spec for one in asked.patterns]}
     wanted = document | {"passes": list(asked.passes)}
-    known = read_document(folder, RUN)
-    if known is None and book.records:
-        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
-    if known is None:
-        known = opening(origin, command=command) | {"matrix": []}
-        write_document(folder, MACHINE, {origin.machine: machine})
-    expect_same_origin(folder, known, origin)
+    known = opened(book, origin, machine, command=command)
     before = known.get("frontiers", [])
     more = [] if wanted in before else [wanted]
     write_document(folder, RUN, known | {"frontiers": [*before, *more]})

@@ -15,6 +15,7 @@ from patterns.errors import BadInput
 
 STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be busy
 _BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
+_FATAL = "Fatal Python error:"  # faulthandler's first line
 _DOING = {
     "check": "while it was checked and sized",
     "time": "while it was timed",
@@ -177,8 +178,8 @@ class Isolated:
         message = worker.receive(STARTING_S)
         if isinstance(message, Broken):
             self._worker = None
-            said = message.output.splitlines()[-1:] or [""]
-            raise DeviceLost(f"a worker process did not start: it {message.how}. {said[0]}".strip())
+            said = telling(message.output)
+            raise DeviceLost(f"a worker process did not start: it {message.how}. {said}".strip())
         if "refused" in message:
             self.close()
             raise BadInput(message["refused"])
@@ -186,7 +187,7 @@ class Isolated:
         return message["hello"]
 
     def _record(self, case: AnyCase, group: Group, ended: Ended) -> Record:
-        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        role = group.role(case)
         return record(case, self._expected(), role=role, ended=ended)
 
     def _expected(self) -> Origin:
@@ -225,6 +226,15 @@ class _Attempt:
         else:
             self.failed = Ended("crashed", said)
         self.failed.implementation = self.step.implementation
+
+
+def telling(output: str) -> str:
+    """The line that says why a process ended: the last one, or what stands before a C trace."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    fatal = next((n for n, line in enumerate(lines) if line.startswith(_FATAL)), None)
+    if fatal is not None:
+        return lines[max(0, fatal - 1)]
+    return lines[-1] if lines else ""
 
 
 def step_of(document: Mapping[str, Any]) -> Step:

@@ -47,9 +47,7 @@ def kernel_parts(main: Matrix) -> tuple[Matrix, ...]:
         replace(first, patterns=(*_FIXED, *_FULL), lengths=long, passes=both),
         replace(first, patterns=(*_FIXED, *_FULL), lengths=(*lengths, *long), dim=128),
         replace(one, patterns=_FULL, backends=pinned, passes=both),
-        # What `auto` takes and the fused kernel are one row where they are the same.
-        replace(one, patterns=_LOGSPARSE, backends=("auto", "triton")),
-        replace(one, patterns=_GRIDS),
+        replace(one, patterns=(*_LOGSPARSE, *_GRIDS)),
         replace(one, patterns=(_LOGSPARSE[0], *_GRIDS), lengths=two[:1], passes=("fwdbwd",)),
         # combiner-fixed has as many keys as the window of 128 at 16k, and as that of 256 at 64k.
         replace(window, passes=both),
@@ -57,7 +55,7 @@ def kernel_parts(main: Matrix) -> tuple[Matrix, ...]:
         replace(window, backends=("sdpa",), lengths=two),
         # How memory grows, and a length at which dense attention takes seconds a call.
         replace(first, patterns=(_LOGSPARSE[0], *_GRIDS, "local[window=256]"), lengths=(256 * K,)),
-        replace(first, patterns=_LOGSPARSE, backends=("triton",), lengths=(1024 * K,)),
+        replace(first, patterns=_LOGSPARSE, lengths=(1024 * K,)),
         replace(first, patterns=_FIXED[:1], lengths=(1024 * K,), passes=both),
         replace(last, patterns=("combiner-fixed[block=64|128|256|512]",)),
         replace(last, patterns=_SPARSE, backends=("auto", "flex")),

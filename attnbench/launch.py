@@ -35,7 +35,7 @@ def joined(time: Mapping[str, Any], other: Mapping[str, Any], number: int) -> di
         "same_twice": _ratio([one["same_twice"] for one in launches], {}),
         "roof": _roof(time, found["cold_ms"]),
         "launches": launches,
-        "notes": {**other["notes"], **time["notes"]},
+        "notes": {**_without_roof(other["notes"]), **time["notes"]},
     }
 
 
@@ -94,6 +94,11 @@ def _roof(time: Mapping[str, Any], cold: Mapping[str, Any] | None) -> dict[str, 
     if before.get("tile_least_ms") is not None:
         shares["tile_share"] = before["tile_least_ms"] / cold["median"]
     return {**before, **shares}
+
+
+def _without_roof(notes: Mapping[str, str]) -> dict[str, str]:
+    """Each launch measures ceilings of its own, and the share of the roof is by the first one's."""
+    return {name: said for name, said in notes.items() if name != "roof"}
 
 
 def _ratio(values: Sequence[float | None], time: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """From what was asked to the cases: patterns x backends x lengths x passes, and the sources."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +89,20 @@ def asked_patterns(matrix: Matrix) -> list[Pattern]:
         if reasons and all(reasons):
             raise BadInput(f"{asked_name(pattern)}: {reasons[-1]}, and so is every other length")
         found[pattern.spec] = pattern
-    known = {name for pattern in found.values() for name in pattern.backends}
-    for backend in matrix.backends:
-        if backend != "auto" and backend not in known:
-            raise BadInput(f"unknown backend {backend!r}: {near_match(backend, known | {'auto'})}")
+    expect_backends(found.values(), matrix.backends)
     return list(found.values())
+
+
+def expect_backends(chosen: Iterable[Pattern], backends: Iterable[str]) -> None:
+    """Refuse a backend that none of the patterns has.
+
+    Raises:
+        BadInput: there is one.
+    """
+    known = {"auto"} | {name for pattern in chosen for name in pattern.backends}
+    for backend in backends:
+        if backend not in known:
+            raise BadInput(f"unknown backend {backend!r}: {near_match(backend, known)}")
 
 
 def with_causality(pattern: Pattern, causal: bool) -> Pattern:

@@ -225,7 +225,7 @@ class CostMeasurer:
         dense: Mapping[str, Timed],
         again: Timed | None = None,
     ) -> Record:
-        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        role = group.role(case)
         if isinstance(found, Ended):
             return record(case, self._origin, role=role, ended=found)
         sized, own = found

@@ -99,13 +99,13 @@ def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first run's document, with the matrices and seeds of all."""
     matrix: list[Any] = []
     for document in documents:
-        matrix += [part for part in document.get("matrix", []) if part not in matrix]
-    seeds = [document.get("seeds", {}) for document in documents]
+        matrix += [part for part in document.get("matrix") or [] if part not in matrix]
+    seeds = [document.get("seeds") or {} for document in documents]
     inputs = sorted({seed for one in seeds for seed in one.get("inputs", [])})
     return documents[0] | {
         "schema": SCHEMA,
         "matrix": matrix,
-        "seeds": documents[0].get("seeds", {}) | {"inputs": inputs},
+        "seeds": (documents[0].get("seeds") or {}) | {"inputs": inputs},
         "merged": [
             {
                 key: document.get(key)

@@ -24,13 +24,10 @@ def open_run(
     extend: bool,
 ) -> None:
     """Refuse a folder of something else; else write down what this run is."""
-    folder, parts = book.run, plan.document()
-    known = read_document(folder, RUN)
-    if known is None and book.records:
-        raise BadInput(f"{folder} has records and no {RUN}: choose another --out")
+    folder, parts, known = book.run, plan.document(), known_run(book)
     if known is not None:
         expect_same_origin(folder, known, origin)
-        before = known["matrix"]
+        before = known.get("matrix") or []
         new = [part for part in parts if part not in before]
         if new and not extend:
             raise BadInput(
@@ -51,6 +48,34 @@ def open_run(
     write_document(folder, RUN, document)
 
 
+def known_run(book: Journal) -> dict[str, Any] | None:
+    """The run.json of a folder; None where it is new.
+
+    Raises:
+        BadInput: it has records and nothing that says what they are of.
+    """
+    known = read_document(book.run, RUN)
+    if known is None and book.records:
+        raise BadInput(f"{book.run} has records and no {RUN}: choose another --out")
+    return known
+
+
+def opened(
+    book: Journal, origin: Origin, found: Mapping[str, Any], *, command: Sequence[str]
+) -> dict[str, Any]:
+    """The run.json of a folder that other things than a matrix go into; one is made if it is new.
+
+    Raises:
+        BadInput: the folder holds what another code or machine measured.
+    """
+    known = known_run(book)
+    if known is None:
+        known = opening(origin, command=command) | {"matrix": []}
+        write_document(book.run, MACHINE, {origin.machine: found})
+    expect_same_origin(book.run, known, origin)
+    return known
+
+
 def opening(origin: Origin, *, command: Sequence[str]) -> dict[str, Any]:
     """What run.json says of every run."""
     return {
@@ -68,6 +93,8 @@ def expect_same_origin(folder: Path, known: Mapping[str, Any], origin: Origin) -
     Raises:
         BadInput: it did; `known` is the folder's run.json.
     """
+    if not isinstance(known.get("version"), str) or not isinstance(known.get("machine"), str):
+        raise BadInput(f"{folder / RUN} names no version and machine: choose another --out")
     if not same_code(known["version"], origin.version):
         raise BadInput(
             f"{folder} was measured by code {known['version']}, and this is "

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
+from attnbench.ceilings import best_of, rates_of
 from attnbench.child import Setup
 from attnbench.isolated import Isolated
 from attnbench.machine import facts_in_key, machine_id
@@ -74,6 +76,7 @@ class Crew:
             return Isolated(start, timeout_s)
 
         self.members = [isolated(place) for place in chosen]
+        self._apart = setup.device == "cuda"  # cores share their memory: one worker has it alone
 
     def __enter__(self) -> "Crew":
         """Nothing is left to do: the processes have been started."""
@@ -105,12 +108,12 @@ class Crew:
         return [member.spent for member in self.members]
 
     def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
-        """What a place can do at most; they are all the same.
+        """What a place can do at most: the best of all GPUs, or of the first CPU worker alone.
 
         Raises:
             DeviceLost: a process ended over it.
         """
-        return self.members[0].ceilings(dtypes)
+        return ceilings_of_all(self.members if self._apart else self.members[:1], dtypes)
 
 
 def facts_of_all(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -128,6 +131,27 @@ def facts_of_all(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "are alike"
         )
     return found[0]
+
+
+class HasCeilings(Protocol):
+    """A place that can be asked what its device can do at most."""
+
+    def ceilings(self, dtypes: tuple[str, ...]) -> dict[str, Any]:
+        """See `attnbench.ceilings.measured`."""
+
+
+def ceilings_of_all(members: Sequence[HasCeilings], dtypes: tuple[str, ...]) -> dict[str, Any]:
+    """The best of what all places measure, side by side; `places` has each of several."""
+    threads = ThreadPoolExecutor(len(members))
+    try:
+        found: list[dict[str, Any]] = [
+            *threads.map(lambda member: member.ceilings(dtypes), members)
+        ]
+    finally:
+        threads.shutdown(wait=False)  # Ctrl-C waits for nobody: their processes are ended next
+    if len(found) == 1:
+        return found[0]
+    return best_of(found) | {"places": [rates_of(one) for one in found]}
 
 
 def _visible() -> list[str]:

@@ -49,7 +49,7 @@ def tried(paths: Iterable[Path]) -> None:
     names = [str(path) for path in paths]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, *names],
+            [sys.executable, "-P", "-c", code, *names],  # not what the current folder holds
             capture_output=True,
             text=True,
             errors="replace",

@@ -23,11 +23,19 @@ _PAIR_S = {"fwd": 1.1e-10, "bwd": 3e-10, "fwdbwd": 4e-10}
 
 
 class Purse:
-    """The seconds of all places, as those of one; what a group does not use goes back."""
+    """The seconds of all places, as those of one; what a group does not use goes back.
 
-    def __init__(self, groups: Sequence[Todo], budget_s: float) -> None:
-        self._left_s, self._end = budget_s, time.perf_counter() + budget_s
-        self._weight = sum(weight(cases) for _, cases in groups)
+    Several places have so much less time each: near its end a group gets no more than its own
+    share of the whole, however much is left, because the others would wait for it.
+    """
+
+    def __init__(self, groups: Sequence[Todo], budget_s: float, places: int = 1) -> None:
+        """Begin now."""
+        now = time.perf_counter()
+        self._left_s, self._end = budget_s, now + budget_s
+        self._even_end = now + budget_s / places
+        self._weight = self._whole = sum(weight(cases) for _, cases in groups)
+        self._budget_s = budget_s
         self._taken: dict[int, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
@@ -35,7 +43,9 @@ class Purse:
         """The seconds that are for these cases: 0 or less where all are spent."""
         with self._lock:
             now, own = time.perf_counter(), weight(cases)
-            share_s = min(self._left_s * own / self._weight, self._end - now)
+            first_s = self._budget_s * own / self._whole
+            most_s = min(max(self._even_end - now, first_s), self._end - now)
+            share_s = min(self._left_s * own / self._weight, most_s)
             self._weight -= own
             self._left_s -= share_s
             self._taken[id(cases)] = now, share_s

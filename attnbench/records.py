@@ -13,14 +13,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench import expected
 from attnbench.lock import locked
 from patterns.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-RECORDS, TORN, RUN, MACHINE = "records.jsonl", "records.torn", "run.json", "machine.json"
+SCHEMA, RUN, MACHINE = expected.SCHEMA, expected.RUN, expected.MACHINE
+RECORDS, TORN = "records.jsonl", "records.torn"
 FIGURE_KINDS = ("png", "svg", "pdf")
 
 Record = dict[str, Any]
@@ -118,17 +119,17 @@ def read_document(run: Path, name: str) -> dict[str, Any] | None:
     """run.json or machine.json; None where there is none.
 
     Raises:
-        BadInput: it is there and no JSON object.
+        BadInput: it is there, and not as a run writes it.
     """
     try:
         document = json.loads((run / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"cannot read {run / name}: {error}") from None
-    if not isinstance(document, dict):
-        raise BadInput(f"{run / name} holds no JSON object")
-    return document
+    expected.expect_document(document, name, str(run / name))
+    found: dict[str, Any] = document
+    return found
 
 
 def export(run: Path, out: Path, *, figures: tuple[str, ...] = FIGURE_KINDS) -> Path:
@@ -179,18 +180,11 @@ def finite(value: Any) -> Any:
 
 def _parsed(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line)
-        schema = record["schema"]
-        _ = record["case_key"], record["case"], record["status"]
-    except (ValueError, TypeError, KeyError):
-        raise BadInput(f"{where} holds no record: was it edited?") from None
-    if schema > SCHEMA:
-        raise BadInput(
-            f"{where} has schema {schema} and this version reads up to {SCHEMA}: "
-            "use the version that wrote it"
-        )
-    found: Record = record
-    return found
+        record: Record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = {}
+    expected.expect_record(record, where)
+    return record
 
 
 def _set_torn_line_aside(run: Path) -> list[str]:

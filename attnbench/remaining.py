@@ -33,7 +33,7 @@ def hopeful(
         record(
             case,
             origin,
-            role="comparison" if case_key(case) in group.comparisons else "asked",
+            role=group.role(case),
             ended=Ended(
                 "skipped",
                 "it timed out at a shorter length: --retry timeout,skipped does both again",
@@ -61,6 +61,6 @@ def _longer(case: AnyCase, hung: Mapping[str, Any]) -> bool:
 def skipped(cases: Iterable[AnyCase], group: Group, origin: Origin) -> Iterator[Record]:
     """The records of cases for which there is no time."""
     for case in cases:
-        role = "comparison" if case_key(case) in group.comparisons else "asked"
+        role = group.role(case)
         ended = Ended("skipped", OVER_BUDGET)
         yield record(case, origin, role=role, ended=ended)

@@ -43,18 +43,18 @@ def matrix_options(typed: argparse.Namespace) -> dict[str, Any]:
         found["patterns"] = tuple(typed.pattern)
     if typed.length is not None:
         found["lengths"] = lengths(typed.length)
-    if typed.passes:
+    if typed.passes is not None:
         found["passes"] = passes(typed.passes)
     if typed.source:
         found["sources"] = tuple(typed.source)
-    if typed.backend:
+    if typed.backend is not None:
         found["backends"] = tuple(name.strip() for name in typed.backend.split(","))
-    if typed.heads:
+    if typed.heads is not None:
         found["heads"], found["kv_heads"] = heads_of(typed.heads)
     for name in ("batch", "dim"):
-        if getattr(typed, name):
+        if getattr(typed, name) is not None:
             found[name] = positive(getattr(typed, name), f"--{name}")
-    if typed.seed:
+    if typed.seed is not None:
         found["seed"] = whole(typed.seed, "--seed")
     if typed.dtype:
         found["dtype"] = typed.dtype
@@ -261,7 +261,7 @@ def frontier_options(typed: argparse.Namespace) -> "Frontier":
     import torch
 
     from attnbench.frontier import Frontier
-    from attnbench.matrix import with_causality
+    from attnbench.matrix import expect_backends, with_causality
     from patterns import PATTERNS, patterns
     from patterns.errors import BadInput
 
@@ -272,16 +272,16 @@ def frontier_options(typed: argparse.Namespace) -> "Frontier":
     else:
         there = psutil.virtual_memory().available
     memory = there if on_gpu else 1 << 30
-    if typed.memory:
+    if typed.memory is not None:
         memory = int(memory_bytes(typed.memory, "--memory"))
     if memory > there:
         raise BadInput(f"--memory {typed.memory} is more than this machine has to give")
-    heads, kv_heads = heads_of(typed.heads or ("16" if on_gpu else "4"))
+    heads, kv_heads = heads_of(("16" if on_gpu else "4") if typed.heads is None else typed.heads)
     specs = typed.pattern or list(PATTERNS)
+    chosen = [with_causality(x, not typed.bidirectional) for spec in specs for x in patterns(spec)]
+    expect_backends(chosen, [typed.backend])
     return Frontier(
-        patterns=tuple(
-            with_causality(one, not typed.bidirectional) for spec in specs for one in patterns(spec)
-        ),
+        patterns=tuple(chosen),
         passes=passes(typed.passes),
         memory_bytes=memory,
         heads=heads,

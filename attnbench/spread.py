@@ -11,7 +11,7 @@ from typing import Any
 
 from attnbench.case import AnyCase, Group
 from attnbench.outcome import DeviceLost
-from attnbench.purse import Purse
+from attnbench.purse import Purse, weight
 from attnbench.turns import Asked, PlaceLost, Todo, Turns
 
 Record = dict[str, Any]
@@ -47,19 +47,28 @@ def spread(
     """Measure groups; all that comes out comes out in this thread.
 
     The budget is what one place would take: several take so much less. What a group leaves of its
-    time goes to the others.
+    time goes to the others. One place takes groups in their order; several begin with what takes
+    longest, so that they end together.
 
     Raises:
         DeviceLost: all places are lost, and groups are left.
         Exception: whatever a measurement raises; the other places are then left to the caller.
     """
-    purse, turns = Purse(groups, budget_s), Turns(groups, stop)
+    purse = Purse(groups, budget_s, len(measures))
+    turns = Turns(in_turn(groups, len(measures)), stop)
     if len(measures) == 1:
         yield from _work(measures[0], turns, purse, stop, hooks)
     else:
         yield from _side_by_side(measures, turns, purse, stop, hooks)
     if turns.waiting() and not stop.asked:
         raise DeviceLost("all workers are lost: the same command goes on, once there are others")
+
+
+def in_turn(groups: Sequence[Todo], places: int) -> Sequence[Todo]:
+    """The order in which so many places take groups."""
+    if places == 1:
+        return groups
+    return sorted(groups, key=lambda todo: weight(todo[1]), reverse=True)
 
 
 def _side_by_side(

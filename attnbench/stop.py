@@ -1,8 +1,8 @@
-"""Ctrl-C while something is measured."""
+"""Ctrl-C while something is measured, and SIGTERM, with which schedulers end what they started."""
 
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -31,3 +31,25 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         self._say("stopping after the group in flight; Ctrl-C again stops at once")
+
+
+class Terminated(BaseException):
+    """SIGTERM came: whoever holds a process or a lock lets go of it on the way out."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM raise `Terminated`, where this thread gets it; a second one kills."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before: Any = None
+    with suppress(ValueError):  # not the main thread: somebody else decides
+        before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from attnbench.case import Pass
 
 
+_MOST = 1 << 40  # of any size that is counted: beyond, nothing could even be asked for
+
+
 def retried(typed: list[str] | None) -> tuple[str, ...]:
     """The statuses whose cases are done again.
 
@@ -93,17 +96,32 @@ def memory_bytes(text: str, what: str) -> float:
     return float(match[1]) * float((1024 if match[3] else 1000) ** power)
 
 
+def seconds_of(minutes: float | None) -> float | None:
+    """The seconds of a --budget; None where none was typed.
+
+    Raises:
+        BadInput: it is no time.
+    """
+    from patterns.errors import BadInput
+
+    if minutes is not None and not minutes > 0:
+        raise BadInput(f"--budget must be more than 0 minutes, got {minutes}")
+    return None if minutes is None else 60 * minutes
+
+
 def positive(text: str, what: str) -> int:
     """A whole number above 0, such as 4096 or 4k.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or larger than anything.
     """
     from patterns.errors import BadInput
 
     found = whole(text, what)
     if found < 1:
         raise BadInput(f"{what} must be at least 1, got {found}")
+    if found > _MOST:
+        raise BadInput(f"{what} must be at most {_MOST}, got {found}")
     return found
 
 

@@ -49,7 +49,8 @@ class Worker:
         self._kills_before = _memory_kills()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "attnbench.child", str(os.getpid())],
+                # -P: another checkout in the current folder must not be measured in place of ours.
+                [sys.executable, "-P", "-m", "attnbench.child", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

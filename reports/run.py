@@ -1,7 +1,6 @@
 """What a run folder holds, read once: its records, its maps, its machines, how it was asked for."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from attnbench import BadInput, load
+from attnbench.records import MACHINE, RUN, read_document
 from reports.frame.tidy import cost_frame, fidelity_frame, window_frame
 
 
@@ -65,8 +65,8 @@ def read(folder: Path) -> Run:
     versions = _texts(records, "version", "version.code", "version.commit")
     return Run(
         folder=folder,
-        info=_json(folder / "run.json"),
-        machines={key: _mapping(value) for key, value in _json(folder / "machine.json").items()},
+        info=read_document(folder, RUN) or {},
+        machines=read_document(folder, MACHINE) or {},
         cost=cost_frame(records),
         windows=window_frame(records),
         fidelity=fidelity_frame(records),
@@ -76,35 +76,15 @@ def read(folder: Path) -> Run:
 
 
 def _records(folder: Path) -> pd.DataFrame:
-    try:
-        records = load(folder)
-    except BadInput:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"cannot read {str(folder / 'records.jsonl')!r}: {error}") from None
+    records = load(folder)
     if len(records) == 0:
         return pd.DataFrame({"kind": pd.Series(dtype=str)})
-    missing = {"kind", "status", "case.asked", "case.length"} - set(records.columns)
+    needed = ("case.asked", "case.length")
+    missing = [name for name in needed if name not in records or records[name].isna().any()]
     if missing:
-        named = ", ".join(sorted(missing))
-        raise BadInput(f"the records in {str(folder)!r} lack {named}: expected records of schema 1")
+        named = ", ".join(missing)
+        raise BadInput(f"records in {str(folder)!r} lack {named}: expected records of schema 1")
     return records
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BadInput(f"cannot read {str(path)!r}: {error}") from None
-    if not isinstance(found, dict):
-        raise BadInput(f"{str(path)!r} must hold a JSON object, got {type(found).__name__}")
-    return found
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {"about": value}
 
 
 def _texts(records: pd.DataFrame, *columns: str) -> tuple[str, ...]:

@@ -238,6 +238,25 @@ def gone(process: psutil.Process, within_s: float = 5.0) -> bool:
     return False
 
 
+def test_a_worker_runs_our_code_also_where_the_current_folder_has_another_copy(tmp_path: Path):
+    (tmp_path / "attnbench").mkdir()
+    (tmp_path / "attnbench" / "__init__.py").write_text("raise SystemExit('another checkout')\n")
+    typed = ["--length", "16", "--pattern", "uniform", "--no-baselines", "--budget", "0.05"]
+    made = command(tmp_path / "run", *typed, "--source", "needle", "--plugin", str(PLUGIN))
+    made[1] = str(ROOT / made[1])
+    done = subprocess.run(
+        made,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 ok" in done.stdout
+
+
 MANY = ("--pattern", "uniform", "--length", ",".join(map(str, range(16, 40))), "--no-baselines")
 
 
@@ -261,6 +280,21 @@ def test_workers_die_with_a_parent_that_is_killed_and_the_run_goes_on(tmp_path: 
     assert before < set(found)
     assert len(found) == 48
     assert set(found.values()) == {1}
+
+
+def test_a_further_launch_dies_with_a_parent_that_is_killed(tmp_path: Path):
+    run = tmp_path / "run"
+    typed = ("--pattern", "uniform", "--length", "16", "--no-baselines", "--launches", "2")
+    first = started(run, *typed, "--engine", "inline", "--source", "needle", "--budget", "0.05")
+    while "launch 2 of 2" not in first.stderr.readline():
+        pass
+    (launch,) = psutil.Process(first.pid).children()
+    while not (run / "launches" / "2" / ".lock").exists():  # it is past its start by then
+        assert launch.is_running()
+        time.sleep(0.01)
+    first.kill()
+    assert gone(launch)
+    first.communicate()
 
 
 def test_ctrl_c_ends_after_the_group_in_flight(tmp_path: Path):

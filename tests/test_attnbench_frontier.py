@@ -1,7 +1,6 @@
 """The longest length that fits is found, kept and shown, and no more is held than was allowed."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -191,19 +190,17 @@ def test_what_would_take_too_long_is_not_waited_for(
     assert max(ran) == 1984
 
 
-def test_a_first_call_that_compiles_is_not_what_a_call_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    held, slept = frontier._held, []
+def test_a_compiler_is_waited_for_once_a_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held, called = frontier._held, []
 
-    def compiles_once(*all_of_it: Any) -> int:
-        if not slept:
-            slept.append(time.sleep(0.6))
-        return held(*all_of_it)
+    def slow_at_first(one: Any, *rest: Any) -> tuple[int, float]:
+        called.append(one.length)
+        return held(one, *rest)[0], 20.0 if called.count(one.length) == 1 else 0.1
 
-    monkeypatch.setattr(frontier, "_held", compiles_once)
-    (record,) = found_by(tmp_path, "uniform", length=1024, most_seconds=0.5)
-    assert (record["status"], record["frontier"]["longest"]) == ("ok", 1024)
+    monkeypatch.setattr(frontier, "_held", slow_at_first)
+    (record,) = found_by(tmp_path, "uniform", length=4096, most_seconds=2.0)
+    assert (record["status"], record["frontier"]["longest"]) == ("ok", 4096)
+    assert called == [1024, 1024, 2048, 2048, 4096, 4096]
 
 
 def test_nothing_beyond_the_longest_asked_for_is_tried(tmp_path: Path):
@@ -276,7 +273,10 @@ def test_a_run_without_frontiers_has_no_table(tmp_path: Path):
     ("arguments", "said"),
     [
         (["--memory", "much"], "--memory expects a size"),
-        (["--memory", "900TiB"], "more than this machine"),
+        (
+            ["--memory", "900TiB", "--pattern", "uniform", "--length", "1k"],
+            "more than this machine",
+        ),
         (["--length", "512"], "--length must be at least 1024"),
         (["--seconds", "0"], "--seconds must be more than 0"),
         (["--pass", "sideways"], "unknown pass"),

@@ -93,6 +93,17 @@ def test_a_cpu_is_held_to_four_times_its_ceiling():
     assert above_ceilings(KNOWN | {"cache_bytes": None}, cost, asked, 1.0) == {}
 
 
+@pytest.mark.parametrize(("spread", "most"), [(0.0, 1.0), (0.09, 1.0), (0.5, 2.0), (0.75, 4.0)])
+def test_a_ceiling_that_was_measured_under_load_is_taken_to_be_higher(spread: float, most: float):
+    """It is doubtful, and not the case, up to what its own measurements differ by."""
+    known = KNOWN | {"spread": {"bfloat16": spread}}
+    assert above_ceilings(known, LITTLE | {"flops": 0.99e11 * most}, case(), 1.0) == {}
+    assert above_ceilings(known, LITTLE | {"flops": 1.01e11 * most}, case(), 1.0)
+    copied, least_ms = KNOWN | {"spread": {"copy_bytes_per_s": spread}}, 4 * TENSOR / 1e9
+    assert above_ceilings(copied, LITTLE, case(), 1.01 * least_ms / most) == {}
+    assert above_ceilings(copied, LITTLE, case(), 0.99 * least_ms / most)
+
+
 @pytest.mark.parametrize("known", [None, {"copy_bytes_per_s": None, "matmul_flops_per_s": {}}])
 def test_what_was_not_measured_is_no_ceiling(known: dict[str, Any] | None):
     assert above_ceilings(known, LITTLE | {"flops": 1e30}, case(), 1e-9) == {}

@@ -12,7 +12,7 @@ import pytest
 from attnbench import outcome
 from attnbench.case import CostCase, Group, case_key
 from attnbench.child import Job, Setup, serve
-from attnbench.isolated import Isolated
+from attnbench.isolated import Isolated, telling
 from attnbench.measure_cost import Protocol
 from attnbench.outcome import CannotWrite, DeviceLost, Ended, Origin
 from attnbench.worker import Broken
@@ -220,3 +220,17 @@ def test_a_worker_says_in_one_line_what_it_cannot_use(monkeypatch: pytest.Monkey
     replies = io.StringIO()
     serve(setup, queue.SimpleQueue(), replies)
     assert json.loads(replies.getvalue()) == {"refused": "cannot use tile sizes from there"}
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("", ""),
+        ("Traceback\n  File x\nValueError: no such thing\n", "ValueError: no such thing"),
+        ("terminate: bad_alloc\nFatal Python error: Aborted\n\n<no Python frame>\n",
+         "terminate: bad_alloc"),
+        ("Fatal Python error: Aborted\n\n<no Python frame>\n", "Fatal Python error: Aborted"),
+    ],
+)  # fmt: skip
+def test_of_what_a_process_said_at_its_end_the_reason_is_told(output: str, line: str):
+    assert telling(output) == line

@@ -51,6 +51,13 @@ def test_shares_of_the_roof_are_those_of_the_median_over_launches():
     assert joined(block(1.0) | {"roof": None}, block(3.0), 2)["roof"] is None
 
 
+def test_doubts_about_the_ceilings_of_another_launch_are_none_about_the_first_ones():
+    found = joined(block(2.0), {**block(2.0), "notes": {"roof": "doubtful", "clocks": "moved"}}, 2)
+    assert found["notes"] == {"clocks": "moved"}
+    found = joined({**block(2.0), "notes": {"roof": "doubtful"}}, block(2.0), 2)
+    assert found["notes"] == {"roof": "doubtful"}
+
+
 def test_the_interval_of_several_launches_is_over_the_launches():
     one = joined(block(1.0), block(1.2) | {"stopped": "budget"}, 2)
     both = joined(one, block(1.1, dense=2.2), 3)

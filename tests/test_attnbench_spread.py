@@ -1,5 +1,7 @@
 """Groups go to places: each to one, all of them, at the same time, within the time there is."""
 
+import heapq
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +12,12 @@ import pytest
 
 from attnbench import turns
 from attnbench.case import CostCase, Group
+from attnbench.matrix import groups_of
 from attnbench.outcome import DeviceLost
 from attnbench.places import Place, places
-from attnbench.spread import Began, Hooks, spread
+from attnbench.presets import preset
+from attnbench.purse import weight
+from attnbench.spread import Began, Hooks, in_turn, spread
 from attnbench.turns import PlaceLost
 from patterns.errors import BadInput
 
@@ -83,6 +88,61 @@ def test_what_a_group_leaves_of_its_time_goes_to_the_others():
     made = Fake()
     records(spread([group(16) for _ in range(4)], [made], 120.0, GO, HOOKS))
     assert made.shares == pytest.approx([30, 40, 60, 120], rel=0.05)
+
+
+def test_near_the_end_no_place_gets_more_than_the_others_have():
+    """Else the last group would take all that is left, while the other place waits for it."""
+    meet = threading.Barrier(2)
+    pair = [Fake(meet) for _ in range(2)]
+    records(spread([group(16) for _ in range(8)], pair, 160.0, GO, HOOKS))
+    shares = sorted(share for one in pair for share in one.shares)
+    assert shares[:2] == pytest.approx([20, 20], rel=0.05)
+    assert max(shares) <= 80
+
+
+def test_several_places_begin_with_what_takes_longest_and_one_with_the_shortest():
+    groups = [group(length) for length in (16, 256, 32, 4096)]
+    one = Fake()
+    records(spread(groups, [one], 60.0, GO, HOOKS))
+    assert one.given == ["g16", "g256", "g32", "g4096"]
+    begun = [one.group.id for one in spread(groups, [Fake(), Fake()], 60.0, GO, HOOKS)
+             if isinstance(one, Began)]  # fmt: skip
+    assert set(begun[:2]) == {"g4096", "g256"}
+
+
+class Slow(Fake):
+    """A place whose groups take as long as they weigh, in tenths of a second."""
+
+    def __call__(self, group: Group, *given: Any) -> Iterator[dict[str, Any]]:
+        began = time.perf_counter()
+        time.sleep(weight(group.cases) / 10)
+        self.given.append(time.perf_counter() - began)
+        yield from ()
+
+
+def test_two_places_are_done_in_little_more_than_half_the_time():
+    # 1.2, 1.2, 1.2, 1.2 and 4.9: the order in which they come would take 7.3 of 9.8.
+    groups = [group(400), group(401), group(402), group(403), group(4096)]
+    pair = [Slow(), Slow()]
+    began = time.perf_counter()
+    records(spread(groups, pair, 60.0, GO, HOOKS))
+    took = time.perf_counter() - began
+    assert took <= 0.6 * sum(pair[0].given + pair[1].given)
+
+
+@pytest.mark.parametrize("name", ["full", "kernels"])
+def test_two_gpus_share_a_preset_evenly(name: str):
+    """Also where groups take other times than they weigh, by half as much or by twice."""
+    groups = [(one, one.cases) for one in groups_of(preset(name, "cuda").parts)]
+    order, noise, shares = in_turn(groups, 2), random.Random(0), []
+    for _ in range(200):
+        real = [weight(cases) * noise.lognormvariate(0, 0.5) for _, cases in order]
+        free_at = [0.0, 0.0]
+        for took in real:
+            heapq.heappush(free_at, heapq.heappop(free_at) + took)
+        shares.append(max(free_at) / sum(real))
+    assert sorted(shares)[198] <= 0.55
+    assert {one.id for one, _ in order} == {one.id for one, _ in groups}
 
 
 def test_what_is_left_without_time_is_skipped():

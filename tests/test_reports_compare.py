@@ -29,6 +29,7 @@ def run(
     drift: float = 0.004,
     noise: float = 0.002,
     drifting: int = 0,
+    far: float = 4,
     slower: Mapping[int, float] = MappingProxyType({}),
     same_twice: float | None = 1.001,
 ) -> pd.DataFrame:
@@ -36,7 +37,7 @@ def run(
     generator = np.random.default_rng(seed)
     rows = []
     for index, ms in enumerate(MS * 1.0):
-        own = drift * (4 if index < drifting else 1)
+        own = drift * (far if index < drifting else 1)
         rounds = [
             (
                 ms * slower.get(index, 1.0)
@@ -113,6 +114,17 @@ def test_a_few_cases_that_drift_more_than_the_others_are_seldom_called_changed()
     ]
     assert found.count("SLOWER") + found.count("FASTER") <= 1  # of a hundred
     assert found.count("UNCLEAR") > 50
+
+
+def test_two_cases_that_drift_by_10_percent_make_no_others_unclear():
+    found = [
+        verdicts(run(2 * seed, drifting=2, far=25), run(2 * seed + 1, drifting=2, far=25))
+        for seed in range(10)
+    ]
+    others = [verdict for one in found for verdict in one[2:]]
+    assert others.count("SAME") >= 0.98 * len(others)
+    everything = [verdict for one in found for verdict in one]
+    assert everything.count("SLOWER") + everything.count("FASTER") == 0
 
 
 def test_drift_between_launches_is_no_change():
@@ -278,6 +290,11 @@ def test_the_command_is_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("{a}", "{b}"), "no case in common"),
         (("{a}", "{a}", "--threshold", "0"), "--threshold"),
         (("{a}", "{a}", "--json", "/no/such/folder/x"), "/no/such/folder/x"),
+        pytest.param(
+            ("{a}", "{a}", "--json", "/dev/full"),
+            "cannot write: No space left on device",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk here"),
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(

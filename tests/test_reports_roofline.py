@@ -81,6 +81,13 @@ def test_a_missing_ceiling_is_none_with_its_reason():
     )
 
 
+def test_a_ceiling_measured_under_load_is_called_doubtful_and_stays():
+    known = {"ceilings": KNOWN | {"spread": {"exp_per_s": 0.6, "float32": 0.02}}}
+    found = roof(known, dtype="float32", pass_="fwd", dim=64)
+    assert found.exp == pytest.approx(2.56e12)
+    assert found.why.startswith("the ceiling of exponentials is doubtful: most of its measurements")
+
+
 def drawn(rows: pd.DataFrame, roofs: dict[str, Roof]) -> tuple[list[Axes], str]:
     made = canvas(height=figure.heights(rows)[0])
     with house():

@@ -13,7 +13,7 @@ import torch
 
 import run_bench
 from attnbench.arguments import parser
-from attnbench.records import read
+from attnbench.records import journal, read
 from attnbench.requests import DEFAULT_ENGINE, engine_options, matrix_options
 from attnbench.typed import lengths, retried
 from patterns import PATTERNS, BadInput
@@ -95,6 +95,18 @@ def test_options_are_only_what_was_asked_for():
         (("run", "--plugin", "no-such.py", "--engine", "inline"), "expects a Python file"),
         (("run", "--budget", "0"), "--budget must be more than 0"),
         (("run", "--backend", "egaer"), "did you mean 'eager'"),
+        # What a shell makes of a variable that is not set.
+        (("run", "--pass", ""), "unknown pass ''"),
+        (("run", "--backend", ""), "unknown backend ''"),
+        (("run", "--heads", ""), "--heads expects"),
+        (("run", "--batch", ""), "--batch: expected a whole number"),
+        (("run", "--dim", ""), "--dim: expected a whole number"),
+        (("run", "--seed", ""), "--seed: expected a whole number"),
+        (("run", "--length", "99999999999999999999"), "--length must be at most"),
+        (("frontier", "--heads", ""), "--heads expects"),
+        (("frontier", "--memory", ""), "--memory expects a size"),
+        (("frontier", "--backend", "egaer", "--pattern", "full"), "did you mean 'eager'"),
+        (("advise", "no-such-run", "--length", "0"), "--length must be at least 1"),
         (("inspect", "local", "--layer", "99"), "no layer '99'"),
         (("profile", "loca"), "did you mean 'local'"),
         (("profile", "local", "--repeat", "0"), "--repeat must be at least 1"),
@@ -241,6 +253,38 @@ def test_ctrl_c_finishes_the_group_and_the_same_command_goes_on(tmp_path: Path):
     assert 1 <= len(found) < 64
     assert all(one["status"] == "ok" for one in found)
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_sigterm_ends_at_once_in_one_line_and_the_same_command_goes_on(tmp_path: Path, engine: str):
+    run = tmp_path / "run"
+    asked = ",".join(str(length) for length in range(32, 64))
+    command = [
+        sys.executable, "run_bench.py", "run", *TINY, "--engine", engine, "--pass", "fwd",
+        "--length", asked, "--source", "needle", "--out", str(run),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    for line in started.stderr:
+        if line.startswith("needle-"):
+            break
+    started.send_signal(signal.SIGTERM)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    assert err.splitlines()[-1].startswith("ended by SIGTERM")
+    assert "Traceback" not in err
+    assert 1 <= len(read(run)) < 64
+    with journal(run) as book:
+        assert book.said == []  # whoever ends so does not die over the lock
+
+
+def test_sigterm_is_as_before_once_the_command_is_over(capsys: pytest.CaptureFixture[str]):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_bench.main(["list"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_file_where_a_folder_is_wanted_is_said_in_one_line(tmp_path: Path, capsys):

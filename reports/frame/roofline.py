@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from attnbench.ceilings import BYTES_FACTOR, EXP_FACTOR
+from attnbench.ceilings import BYTES_FACTOR, EXP_FACTOR, doubtful
 from attnbench.predict import PASS_FACTOR
 
 OLDER = (
@@ -22,7 +22,7 @@ OLDER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Roof:
-    """The measured ceilings of one setting and pass; None, with the reason in `why`, for unknown.
+    """The measured ceilings of one setting and pass; `why` says why one is None, or doubtful.
 
     Rates are per second: bytes copied (read and written), FLOPs of a matrix product, and FLOPs of
     attention while exponentials take all the time (each pair takes one).
@@ -90,6 +90,14 @@ def roof(machine: Mapping[str, Any], *, dtype: str, pass_: str, dim: int) -> Roo
         f"no ceiling for {words[key]}: {notes.get(key, 'it was not measured')}"
         for key, value in named.items()
         if value is None
+    ]
+    spread = found.get("spread")
+    shaken = doubtful({"spread": spread}) if isinstance(spread, Mapping) else {}
+    why += [
+        f"the ceiling of {words[key]} is doubtful: most of its measurements were {shaken[key]:.0%} "
+        "below the best, as on a busy machine, so it may be too low"
+        for key, value in named.items()
+        if value is not None and key in shaken
     ]
     factor = 4 * dim * PASS_FACTOR[pass_] / EXP_FACTOR[pass_]
     exp = None if exps is None else exps * factor
