@@ -200,7 +200,7 @@ class Pattern(abc.ABC):
             Unsupported: the backend cannot run these inputs; nothing else is tried silently.
         """
         check_inputs(q, k, v)
-        chosen = self.implementation(q, k, v, backend).backend
+        chosen = self._chosen(q, backend)
         return self.resolve(q.shape[2])._run(q, k, v, chosen_scale(scale, q), chosen)
 
     def implementation(
@@ -213,11 +213,18 @@ class Pattern(abc.ABC):
             Unsupported: none can run them, or not the one asked for.
         """
         check_inputs(q, k, v)
+        chosen = self._chosen(q, backend)
+        return Implementation(backend=chosen, kind=self._kind(chosen))
+
+    def _chosen(self, q: Tensor, backend: str) -> str:
+        """The backend that runs these queries, out of those asked for."""
         if backend == "auto":
-            refusals = {name: self._refusal(name, q) for name in self.backends}
-            for name, reason in refusals.items():
+            refusals = {}
+            for name in self.backends:
+                reason = self._refusal(name, q)
                 if reason is None:
-                    return Implementation(backend=name, kind=self._kind(name))
+                    return name
+                refusals[name] = reason
             raise Unsupported("; ".join(f"{name}: {why}" for name, why in refusals.items()))
         if backend not in self.backends:
             hint = near_match(backend, self.backends)
@@ -225,7 +232,7 @@ class Pattern(abc.ABC):
         reason = self._refusal(backend, q)
         if reason is not None:
             raise Unsupported(reason)
-        return Implementation(backend=backend, kind=self._kind(backend))
+        return backend
 
     def cost(self, shape: Shape) -> Cost:
         """What one forward call needs by definition, whatever the implementation."""

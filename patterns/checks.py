@@ -56,15 +56,33 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor | None) -> None:
     Raises:
         BadInput: they do not fit together.
     """
-    named = {"q": q, "k": k} | ({"v": v} if v is not None else {})
-    said = ", ".join(f"{name} {describe(x)}" for name, x in named.items())
-    if any(x.ndim != 4 for x in named.values()):
-        raise BadInput(f"q, k, v must be [batch, heads, length, dim], got {said}")
-    if not q.is_floating_point() or len({(x.dtype, x.device) for x in named.values()}) > 1:
-        raise BadInput(f"q, k, v must share one floating dtype and one device, got {said}")
-    if len({(x.shape[0], x.shape[2], x.shape[3]) for x in named.values()}) > 1:
-        raise BadInput(f"q, k, v must agree in batch, length and dim, got {said}")
-    if 0 in q.shape or (v is not None and v.shape[1] != k.shape[1]):
-        raise BadInput(f"q, k, v must not be empty and k, v need equally many heads, got {said}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise BadInput(f"query heads must be a multiple of key-value heads, got {said}")
+    wrong = _misfit(q, k, v)
+    if wrong is not None:
+        named = {"q": q, "k": k} | ({"v": v} if v is not None else {})
+        said = ", ".join(f"{name} {describe(x)}" for name, x in named.items())
+        raise BadInput(f"{wrong}, got {said}")
+
+
+def _misfit(q: Tensor, k: Tensor, v: Tensor | None) -> str | None:
+    """What does not fit together; asked before every call, so no more than comparisons."""
+    values = k if v is None else v
+    if not q.ndim == k.ndim == values.ndim == 4:
+        return "q, k, v must be [batch, heads, length, dim]"
+    dtype, device = q.dtype, q.device
+    alike = k.dtype == values.dtype == dtype and k.device == values.device == device
+    if not (alike and dtype.is_floating_point):
+        return "q, k, v must share one floating dtype and one device"
+    (batch, heads, length, dim), shape = q.shape, k.shape
+    kv_heads = shape[1]
+    if shape != (batch, kv_heads, length, dim) or values.shape != (
+        batch,
+        values.shape[1],
+        length,
+        dim,
+    ):
+        return "q, k, v must agree in batch, length and dim"
+    if 0 in q.shape or values.shape[1] != kv_heads:
+        return "q, k, v must not be empty and k, v need equally many heads"
+    if kv_heads == 0 or heads % kv_heads:
+        return "query heads must be a multiple of key-value heads"
+    return None

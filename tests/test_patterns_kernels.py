@@ -4,6 +4,8 @@ Here in float32 and float16 at small sizes (its bfloat16 products are wrong); on
 suite runs the compiled kernels.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from contract import Inputs, dense_output, draw_inputs, gradients, worst
@@ -116,8 +118,6 @@ def test_equal_maxima_go_to_the_first(dtype: torch.dtype):
 
 
 def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
-    from patterns.kernels import fixed_operator
-
     inputs = draw_inputs(29, dim=16, dtype=torch.float32)
     form = pattern("combiner-fixed[block=8,summary=variational,sink=2]")
 
@@ -131,5 +131,55 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
     assert max(worst(x, y) for x, y in pairs) == 0
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
-        fixed_operator._forward, (*inputs, 8, 0, 2, "variational", True, 0.25), test_utils=checks
+        torch.ops.attnbench.combiner_fixed.default,
+        (*inputs, 8, 0, 2, "variational", True, 0.25),
+        test_utils=checks,
     )
+
+
+def launches_of(device: str, **how: bool) -> Any:
+    from patterns.kernels.fixed_form import Fixed
+    from patterns.kernels.fixed_launches import forward_launches
+
+    form = Fixed(block=64, near=0, sink=0, kind="max", causal=True, scale=0.125)
+    strides = ((2 * 512 * 64, 512 * 64, 64, 1),) * 3
+    return forward_launches(
+        (1, 2, 512, 64), 2, torch.bfloat16, "ieee", form, strides, torch.device(device),
+        how.get("indexed", False), how.get("overlapping", False),
+    )  # fmt: skip
+
+
+def test_launches_are_kept_with_the_sizes_that_hold():
+    from patterns.kernels.tile_choice import forget, trying
+
+    def warps() -> int:
+        return int(launches_of("cpu").attention.constants["num_warps"])
+
+    before = launches_of("cpu")
+    assert launches_of("cpu") is before
+    assert launches_of("meta") is not before
+    with trying({"fixed.forward/64/16/64": {"warps": 8}}):
+        assert warps() == 8
+    assert warps() == 4
+    forget()
+    assert launches_of("cpu") is not before
+
+
+def test_the_attention_begins_early_where_launches_may_overlap():
+    for overlapping in (True, False):
+        launches = launches_of("cpu", overlapping=overlapping)
+        early, summed = launches.attention.constants, launches.summaries.constants
+        assert early["EARLY"] is summed["EARLY"] is overlapping
+        assert early.get("launch_pdl", False) is overlapping
+        assert "launch_pdl" not in summed
+
+
+def test_maxima_have_no_places_where_no_backward_follows():
+    from patterns.kernels.tile_choice import listening
+
+    inputs = draw_inputs(41, dim=16, dtype=torch.float32)
+    form = pattern("combiner-fixed[block=16]")
+    for follows, way in ((True, "indexed"), (False, "plain")):
+        with torch.set_grad_enabled(follows), listening() as heard:
+            form.attend(*inputs, backend="triton")
+        assert f"fixed.summaries/16/32/16/{way}" in heard, heard.keys()

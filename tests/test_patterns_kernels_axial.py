@@ -119,8 +119,6 @@ def test_what_the_kernels_do_not_do_is_refused_with_a_reason():
 
 
 def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
-    from patterns.kernels import axial_operator
-
     inputs = few(draw_inputs(10, dim=16, dtype=torch.float32))
     form = pattern("combiner-axial-rowmajor[columns=4,summary=variational]")
 
@@ -134,5 +132,7 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
     assert max(worst(x, y) for x, y in pairs) == 0
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
-        axial_operator._forward, (*inputs, "rowmajor", 4, "none", True, 0.25), test_utils=checks
+        torch.ops.attnbench.combiner_axial.default,
+        (*inputs, "rowmajor", 4, "none", True, 0.25),
+        test_utils=checks,
     )

@@ -56,7 +56,6 @@ def forget() -> None:
     tile_choice.forget()
     tile_choice._card.cache_clear()
     tile_choice._warn.cache_clear()
-    logsparse_tiles._remembered.cache_clear()
 
 
 def chosen(device: torch.device = CUDA) -> Tiles:
@@ -145,6 +144,30 @@ def test_sizes_on_trial_are_taken_in_place_of_all_others():
     assert heard["toy/64"].safe == {"queries": 32, "warps": 4}
     assert chosen(CPU) == SHIPPED
     assert not tile_choice.is_watched()
+
+
+def test_what_is_made_of_sizes_is_kept_until_they_may_change():
+    made = []
+
+    @tile_choice.remembered
+    def make(name: str) -> tuple[str, Tiles]:
+        made.append(name)
+        return name, chosen(CPU)
+
+    assert make("a") is make("a")
+    assert make("b") == ("b", SHIPPED)
+    assert made == ["a", "b"]
+    with tile_choice.trying({"toy/64": {"warps": 2}}):
+        assert make("a")[1].warps == 2
+    with tile_choice.listening() as heard:
+        assert make("a") == ("a", SHIPPED)
+    assert heard.keys() == {"toy/64"}
+    made.clear()
+    make("a")
+    assert made == []
+    tile_choice.forget()
+    make("a")
+    assert made == ["a"]
 
 
 @pytest.mark.parametrize(

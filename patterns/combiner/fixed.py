@@ -64,9 +64,9 @@ class CombinerFixed(CombinerPattern):
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":
             return super()._run(q, k, v, scale, backend)
-        from patterns.kernels import fixed, fixed_operator
+        from patterns.kernels import fixed, fixed_form, fixed_operator
 
-        form = fixed.Fixed(
+        form = fixed_form.Fixed(
             block=min(self.block, q.shape[2]),
             near=self.near,
             sink=self.sink,

@@ -4,12 +4,11 @@ B batch, H query heads, Hkv key-value heads, L length, D head width.
 """
 
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from patterns.kernels import axial_rowmajor, axial_scripts
+from patterns.kernels import axial_rowmajor, axial_scripts, by_hand
 from patterns.kernels.axial_form import Axial
 from patterns.kernels.launching import on_device_of, unit_rows
 
@@ -20,10 +19,7 @@ def _module(form: Axial) -> ModuleType:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        found: Tensor = _Function.apply(q, k, v, form)
-        return found
-    return forward(q, k, v, form)[0]
+    return by_hand.attend(forward, backward, q, k, v, form)
 
 
 def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Axial) -> tuple[Tensor, ...]:
@@ -51,17 +47,3 @@ def backward(
         _module(form).backward(grad, q, k, v, kept, found, form)
     dq, dk, dv = found
     return dq, dk, dv
-
-
-class _Function(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, form: Axial) -> Tensor:
-        kept = forward(q, k, v, form)
-        ctx.save_for_backward(q, k, v, *kept)
-        ctx.form = form
-        return kept[0]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, *kept = ctx.saved_tensors
-        return *backward(grad, q, k, v, tuple(kept), ctx.form), None

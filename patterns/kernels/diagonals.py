@@ -1,29 +1,22 @@
-"""Attention to keys at power-of-two distances: `torch.library` operators over the Triton kernels.
+"""Attention to keys at power-of-two distances: launching its Triton kernels.
 
-Opaque to torch.compile, captured by CUDA graphs; grouped heads read their shared keys in place.
+Operators of `torch.library` for compiled code; grouped heads read their shared keys in place.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from patterns.computed import count
+from patterns.kernels import by_hand
 from patterns.kernels import diagonals_kernels as kernels
 from patterns.kernels.launching import on_device_of, unit_rows
+from patterns.kernels.operators import register
+from patterns.kernels.prepared import launch
 from patterns.kernels.tile_choice import choose
-
-_LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
-_LIBRARY.define(
-    "diagonals(Tensor q, Tensor k, Tensor v, float scale, bool causal) -> (Tensor, Tensor)"
-)
-_LIBRARY.define(
-    "diagonals_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    "float scale, bool causal) -> (Tensor, Tensor, Tensor)"
-)
 
 
 def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> Tensor:
@@ -39,8 +32,10 @@ def attend_diagonals(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: fl
     Returns:
         [B, Hq, L, D] in the dtype of q, differentiable in q, k and v.
     """
-    out: Tensor = torch.ops.attnbench.diagonals(q, k, v, scale, causal)[0]
-    return out
+    if torch.compiler.is_compiling():
+        out: Tensor = torch.ops.attnbench.diagonals(q, k, v, scale, causal)[0]
+        return out
+    return by_hand.attend(_forward, _backward, q, k, v, scale, causal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +59,12 @@ def _cut(kernel: str, q: Tensor, numbers: int = 4096) -> dict[str, int]:
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     batch, heads, length, _ = q.shape
-    out, lse = _forward_fake(q, k, v, scale, causal)
+    out, lse = _room(q, k, v, scale, causal)
     cut = _cut("forward", q)
     count(lambda: batch * heads * _computed_pairs(length, causal))
     with on_device_of(q):
-        kernels.diagonals_forward[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+        launch(
+            kernels.diagonals_forward, triton.cdiv(length, cut["ROWS"]) * batch * heads,
             q, k, v, out, lse, scale / math.log(2), length, heads, heads // k.shape[1],
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
             CAUSAL=causal, **cut,
@@ -82,9 +78,7 @@ def _computed_pairs(length: int, causal: bool) -> int:
     return length + (others if causal else 2 * others)
 
 
-def _forward_fake(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor]:
+def _room(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(unit_rows(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -93,12 +87,12 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
-    lse: Tensor,
+    kept: tuple[Tensor, Tensor],
     scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad, q, k, v, out = (unit_rows(x) for x in (grad, q, k, v, out))
+    out, lse = kept
+    grad, q, k, v = (unit_rows(x) for x in (grad, q, k, v))
     batch, heads, length, _ = q.shape
     kv_heads = k.shape[1]
     group, base2 = heads // kv_heads, scale / math.log(2)
@@ -107,13 +101,15 @@ def _backward(
     strides = *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
     with on_device_of(q):
         cut = _cut("queries", q)
-        kernels.diagonals_backward_queries[(triton.cdiv(length, cut["ROWS"]) * batch * heads,)](
+        launch(
+            kernels.diagonals_backward_queries, triton.cdiv(length, cut["ROWS"]) * batch * heads,
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, heads, group,
             *strides, *out.stride()[:3], *grad.stride()[:3], *dq.stride()[:3],
             CAUSAL=causal, **cut,
         )  # fmt: skip
         cut = _cut("keys", q, numbers=2048)  # four tiles of float32 at once
-        kernels.diagonals_backward_keys[(triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,)](
+        launch(
+            kernels.diagonals_backward_keys, triton.cdiv(length, cut["ROWS"]) * batch * kv_heads,
             q, k, v, grad, lse, delta, dk, dv, base2, scale, length, heads, group,
             *strides, *grad.stride()[:3], *dk.stride()[:3], *dv.stride()[:3],
             CAUSAL=causal, **cut,
@@ -121,37 +117,15 @@ def _backward(
     return dq, dk, dv
 
 
-def _backward_fake(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty_like(unit_rows(x)) for x in (q, k, v))
-    return dq, dk, dv
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(unit_rows(x))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.arguments = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, out, lse)
-
-
-def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
-    grads = torch.ops.attnbench.diagonals_backward(grad, *ctx.saved_tensors, *ctx.arguments)
-    return *grads, None, None
-
-
-for _device in ("CPU", "CUDA"):  # on a CPU in Triton's interpreter
-    _LIBRARY.impl("diagonals", _forward, _device)
-    _LIBRARY.impl("diagonals_backward", _backward, _device)
-torch.library.register_fake("attnbench::diagonals", _forward_fake, lib=_LIBRARY)
-torch.library.register_fake("attnbench::diagonals_backward", _backward_fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "attnbench::diagonals", _differentiate, setup_context=_keep, lib=_LIBRARY
+register(
+    "diagonals",
+    "float scale, bool causal",
+    forward=_forward,
+    room=_room,
+    backward=_backward,
+    gradient=_like,
 )

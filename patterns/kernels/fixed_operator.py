@@ -1,88 +1,29 @@
-"""Combiner-Fixed as an operator of PyTorch, which `torch.compile` takes as it is.
-
-Called directly an operator costs the host more than an autograd function does, and at short
-lengths the host decides: so this is for compiled code alone.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+"""Combiner-Fixed as an operator of PyTorch, which `torch.compile` takes as it is."""
 
 import torch
 from torch import Tensor
 
 from patterns.kernels import fixed
-from patterns.kernels.fixed import Fixed
+from patterns.kernels.fixed_form import Fixed
+from patterns.kernels.operators import register
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
     """As `patterns.kernels.fixed.attend`."""
-    out: Tensor = _forward(q, k, v, *_spelled(form))[0]
+    told = form.block, form.near, form.sink, form.kind, form.causal, form.scale
+    out: Tensor = torch.ops.attnbench.combiner_fixed(q, k, v, *told)[0]
     return out
-
-
-@torch.library.custom_op("attnbench::combiner_fixed", mutates_args=())
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    block: int,
-    near: int,
-    sink: int,
-    kind: str,
-    causal: bool,
-    scale: float,
-) -> list[Tensor]:
-    return list(fixed.forward(q, k, v, _form(block, near, sink, kind, causal, scale)))
-
-
-@_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *spelled: Any) -> list[Tensor]:
-    return list(fixed.empty_results(q, k, v, _form(*spelled)))
-
-
-@torch.library.custom_op("attnbench::combiner_fixed_backward", mutates_args=())
-def _backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kept: Sequence[Tensor],
-    block: int,
-    near: int,
-    sink: int,
-    kind: str,
-    causal: bool,
-    scale: float,
-) -> list[Tensor]:
-    form = _form(block, near, sink, kind, causal, scale)
-    return list(fixed.backward(grad, q, k, v, tuple(kept), form))
-
-
-@_backward.register_fake
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: Sequence[Tensor], *spelled: Any
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (q, k, v)]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    q, k, v, *spelled = inputs
-    ctx.save_for_backward(q, k, v, *output)
-    ctx.spelled = spelled
-
-
-def _differentiate(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    q, k, v, *kept = ctx.saved_tensors
-    found = _backward(grads[0], q, k, v, kept, *ctx.spelled)
-    return *found, *(None for _ in ctx.spelled)
-
-
-_forward.register_autograd(_differentiate, setup_context=_keep)
-
-
-def _spelled(form: Fixed) -> tuple[int, int, int, str, bool, float]:
-    return form.block, form.near, form.sink, form.kind, form.causal, form.scale
 
 
 def _form(block: int, near: int, sink: int, kind: str, causal: bool, scale: float) -> Fixed:
     return Fixed(block=block, near=near, sink=sink, kind=kind, causal=causal, scale=scale)
+
+
+register(
+    "combiner_fixed",
+    "int block, int near, int sink, str kind, bool causal, float scale",
+    forward=lambda q, k, v, *told: fixed.forward(q, k, v, _form(*told)),
+    room=lambda q, k, v, *told: fixed.empty_results(q, k, v, _form(*told)),
+    backward=lambda grad, q, k, v, kept, *told: fixed.backward(grad, q, k, v, kept, _form(*told)),
+    gradient=lambda x: x.new_empty(x.shape),
+)

@@ -11,14 +11,13 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from patterns.kernels.tiles import COUNTS, load_tile
+from patterns.kernels.tiles import COUNTS, LOG2E, load_tile
 
 MAX = tl.constexpr(0)
 MEAN = tl.constexpr(1)
 MEAN_SIZE = tl.constexpr(2)
 VARIATIONAL = tl.constexpr(3)
 GIVEN = tl.constexpr(4)  # what lies far was not made here, and nothing goes back through it
-_LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -423,10 +422,10 @@ def summary_gradients(
         local = tl.where(member, tl.exp2(scores - lse), 0.0)
         gradient = tl.sum(values.to(tl.float32) * dvalue[None, :], 1)
         if KIND == VARIATIONAL:
-            gradient += tl.sum(keys.to(tl.float32) * dkey[None, :], 1) - dbias * scores / _LOG2E
+            gradient += tl.sum(keys.to(tl.float32) * dkey[None, :], 1) - dbias * scores / LOG2E
         mean += tl.sum(local * gradient, 0)
         weighed += tl.sum((local * gradient)[:, None] * keys.to(tl.float32), 0)
         plain += tl.sum(local[:, None] * keys.to(tl.float32), 0)
     tl.store(middle + region, mean)
-    dquery = (weighed - mean * plain) * (scale / _LOG2E)
+    dquery = (weighed - mean * plain) * (scale / LOG2E)
     tl.store(grad_query + region * DIM + column, dquery, mask=inside)

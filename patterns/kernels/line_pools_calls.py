@@ -7,6 +7,7 @@ from torch import Tensor
 
 from patterns.kernels import line_pools
 from patterns.kernels.lines_calls import Frame
+from patterns.kernels.prepared import launch
 
 _NUMBERS = 512  # of a step of a program
 _WARPS = 2
@@ -20,7 +21,8 @@ def pool(frame: Frame, x: Tensor, pooled: Tensor, region: str, limit: int, **how
         limit: places before it get a pool.
         how: `down` (the lines are columns), `largest` (the maximum, else the mean).
     """
-    line_pools.pool_lines[_grid(frame, x, how["down"])](
+    launch(
+        line_pools.pool_lines, _programs(frame, x, how["down"]),
         x, pooled, *x.stride()[:3],
         frame.length, frame.rows, frame.columns, limit, x.shape[1],
         **_constants(frame, region, how),
@@ -43,7 +45,8 @@ def unpool(
     Args:
         grad: of the pools, [B, Hq, P, D].
     """
-    line_pools.unpool_lines[_grid(frame, x, how["down"])](
+    launch(
+        line_pools.unpool_lines, _programs(frame, x, how["down"]),
         x, pooled, grad, dx, *x.stride()[:3],
         frame.length, frame.rows, frame.columns, limit, x.shape[1],
         LOOP=grad.shape[1] // x.shape[1],
@@ -71,9 +74,9 @@ def _lines(frame: Frame) -> int:
     return max(1, _NUMBERS // frame.width)
 
 
-def _grid(frame: Frame, x: Tensor, down: bool) -> tuple[int]:
+def _programs(frame: Frame, x: Tensor, down: bool) -> int:
     across = frame.columns if down else frame.rows
-    return (-(-across // _lines(frame)) * x.shape[0] * x.shape[1],)
+    return -(-across // _lines(frame)) * x.shape[0] * x.shape[1]
 
 
 def _constants(frame: Frame, region: str, how: dict[str, bool]) -> dict[str, Any]:

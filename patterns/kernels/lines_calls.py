@@ -15,6 +15,7 @@ from patterns.kernels import lines_backward, lines_forward
 from patterns.kernels.launching import precision
 from patterns.kernels.lines_computed import diagonal_pairs, read_pairs
 from patterns.kernels.lines_tiles import Work, line_tiles
+from patterns.kernels.prepared import launch
 from patterns.kernels.tuned import Tiles
 
 UPTO, APART, ALL, FROM = 0, 1, 2, 3
@@ -151,7 +152,8 @@ def read(
             for source in sources
         )
     )  # fmt: skip
-    lines_forward.attend_lines[(frame.programs(down, tiles.queries),)](
+    launch(
+        lines_forward.attend_lines, frame.programs(down, tiles.queries),
         q, out, lse, *((out, lse) if state is None else state), out if other is None else other,
         first.key, first.value, _bias(first, lse),
         second.key, second.value, _bias(second, lse),
@@ -252,7 +254,8 @@ def summarise(
     )  # fmt: skip
     if tell == 1:  # these tiles belong to two softmaxes
         count(lambda: frame.lines * diagonal_pairs(frame, tiles, down=down))
-    lines_forward.summarise_lines[(frame.programs(down, tiles.queries),)](
+    launch(
+        lines_forward.summarise_lines, frame.programs(down, tiles.queries),
         q, k, v, found.value, found.key, found.bias, found.lse, *told,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         frame.length, frame.rows, frame.columns, q_limit, limit, frame.base2, lift, frame.heads,
@@ -306,7 +309,8 @@ def query_gradients(
     """
     first, second = sources[0], sources[-1]
     tiles = frame.tiles("queries", down)
-    lines_backward.query_gradients[(frame.programs(down, tiles.queries),)](
+    launch(
+        lines_backward.query_gradients, frame.programs(down, tiles.queries),
         asked.q, asked.grad, asked.grad if out is None else out, asked.lse, asked.delta,
         asked.delta if twin is None else twin, *_weighed(asked), dq,
         first.key, first.value, _bias(first, asked.lse),
@@ -423,8 +427,8 @@ def _key_gradients(
     **flags: Any,
 ) -> None:
     tiles = frame.tiles("keys", down)
-    grid = (frame.programs(down, tiles.keys) // flags["LOOP"],)
-    lines_backward.key_gradients[grid](
+    launch(
+        lines_backward.key_gradients, frame.programs(down, tiles.keys) // flags["LOOP"],
         asked.q, asked.grad, asked.lse, asked.delta, *_weighed(asked),
         source.key, source.value, _bias(source, asked.lse), dk, dv, *told, more,
         *asked.q.stride()[:3], *asked.grad.stride()[:3],

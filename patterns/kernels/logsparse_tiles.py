@@ -1,12 +1,11 @@
 """Tile sizes for Combiner-Logsparse, for Hopper and 16-bit numbers; safe ones elsewhere."""
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 
 import torch
 
-from patterns.kernels.tile_choice import choose, is_watched
+from patterns.kernels.tile_choice import choose, remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +98,9 @@ _EXACT = _cut(32, 256, **dict.fromkeys(_KERNELS, (8, 1)))
 _INTERPRETED = _cut(16, 32, **dict.fromkeys(_KERNELS, (4, 1)))
 
 
+@remembered
 def tiles(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles for heads of this width (a power of two)."""
-    return (_cut_for if is_watched() else _remembered)(width, dtype, device)
-
-
-def _cut_for(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
     if device.type == "cpu":
         return _INTERPRETED
     half = dtype != torch.float32
@@ -121,6 +117,3 @@ def _cut_for(width: int, dtype: torch.dtype, device: torch.device) -> Tiles:
         for name in _KERNELS
     }
     return dataclasses.replace(cut, **launches)
-
-
-_remembered = functools.cache(_cut_for)

@@ -13,6 +13,7 @@ from torch import Tensor
 from patterns.computed import count
 from patterns.kernels import suffix_kernels as kernels
 from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.prepared import launch
 from patterns.kernels.tile_choice import choose
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
@@ -82,7 +83,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     count(lambda: batch * heads * len(_orders(causal)) * _computed_pairs(length, cut))
     with on_device_of(q):
         for mirrored in _orders(causal):
-            kernels.attend_suffixes[(tiles * batch * heads,)](
+            launch(
+                kernels.attend_suffixes, tiles * batch * heads,
                 q, k, v, out, lse,
                 *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
                 length, heads, scale / math.log(2),
@@ -125,14 +127,16 @@ def _backward(
     part_key, part_value = lse.new_empty(2, lines, bits, tiles, dim).unbind()
     with on_device_of(q):
         for mirrored in _orders(causal):
-            kernels.suffix_gradients[(tiles * lines,)](
+            launch(
+                kernels.suffix_gradients, tiles * lines,
                 q, k, v, grad, out, lse, dq, dk, dv, part_key, part_value,
                 *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *grad.stride()[:3],
                 length, bits, heads, scale / math.log(2),
                 MIRRORED=mirrored, GROUP=heads // k.shape[1], PRECISION=precision(q), **cut,
             )  # fmt: skip
             if tiles > 1:
-                kernels.sum_suffixes[((tiles - 1) * lines,)](
+                launch(
+                    kernels.sum_suffixes, (tiles - 1) * lines,
                     part_key, part_value, dk, dv, length, bits,
                     MIRRORED=mirrored, T=cut["T"], ROWS=_SUMMED, DIM=dim, WIDTH=cut["WIDTH"],
                 )  # fmt: skip

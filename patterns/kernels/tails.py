@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 
 from patterns.computed import count
-from patterns.kernels import fixed_backward, fixed_forward, tails_kernels, tuned
+from patterns.kernels import (
+    fixed_back_queries,
+    fixed_back_tokens,
+    fixed_backward,
+    fixed_forward,
+    tails_kernels,
+    tuned,
+)
 from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.prepared import launch
 
 _LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
 _ARGUMENTS = "float scale, int block, int tail, bool causal"
@@ -153,11 +161,13 @@ def _forward(
     count(lambda: call.lines * _computed_pairs(call, tiles))
     with on_device_of(q):
         if call.far:
-            tails_kernels.copy_tails[(-(-call.far // _COPIED) * call.lines,)](
+            launch(
+                tails_kernels.copy_tails, -(-call.far // _COPIED) * call.lines,
                 k, v, far_key, far_value, *strides, call.length, call.blocks, call.heads,
                 GROUP=call.group, N=_COPIED, **call.shape,
             )  # fmt: skip
-        fixed_forward.attend_fixed[(call.programs(tiles.queries) * call.lines,)](
+        launch(
+            fixed_forward.attend_fixed, call.programs(tiles.queries) * call.lines,
             q, k, v, far_key, far_value, lse, out, lse, *q.stride()[:3], *strides, *call.sizes,
             M=tiles.queries, N=tiles.keys, FAR=call.far > 0, GROUP=call.group,
             **call.reading, **call.masking,
@@ -211,12 +221,14 @@ def _backward(
         splits = min(_MOST_SPLITS, -(-call.length // cut.queries), wanted)
     part_key, part_value = delta.new_empty(2, splits, lines, call.far, dim).unbind()
     with on_device_of(q):
-        fixed_backward.row_products[(-(-call.length // _ROWS) * lines,)](
+        launch(
+            fixed_backward.row_products, -(-call.length // _ROWS) * lines,
             out, grad, delta, *strides_g, call.length, call.heads,
             ROWS=_ROWS, DIM=dim, WIDTH=width,
         )  # fmt: skip
         if call.far:
-            fixed_backward.far_gradients[(columns * splits * lines,)](
+            launch(
+                fixed_backward.far_gradients, columns * splits * lines,
                 q, grad, lse, delta, far_key, far_value, lse, part_key, part_value, delta,
                 *strides_q, *strides_g, *call.sizes, splits,
                 M=cut.queries, N=cut.keys, **call.reading, **call.masking,
@@ -224,7 +236,8 @@ def _backward(
             )  # fmt: skip
         cut = tuned.token_tiles(width, call.half, block, q.device).within(block)
         unused = [delta] * 7  # what goes back through summaries
-        fixed_backward.token_gradients[(call.programs(cut.keys) * (lines // call.group),)](
+        launch(
+            fixed_back_tokens.token_gradients, call.programs(cut.keys) * (lines // call.group),
             q, k, v, grad, lse, delta, *unused, part_key, part_value, dk, dv,
             *strides, *call.sizes, splits,
             M=cut.queries, N=cut.keys, GROUP=call.group, FAR=call.far > 0, KIND=_GIVEN,
@@ -232,7 +245,8 @@ def _backward(
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip
         cut = tuned.query_tiles(width, call.half, q.device).within(block)
-        fixed_backward.query_gradients[(call.programs(cut.queries) * lines,)](
+        launch(
+            fixed_back_queries.query_gradients, call.programs(cut.queries) * lines,
             q, k, v, grad, lse, delta, far_key, far_value, lse, delta, delta, dq,
             *strides, *call.sizes,
             M=cut.queries, N=cut.keys, GROUP=call.group, FAR=call.far > 0, KIND=_GIVEN,

@@ -6,10 +6,10 @@ measures sizes and keeps them in a file (`patterns.kernels.tile_file`) that is r
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from patterns.errors import BadInput
 from patterns.kernels.tile_file import Sizes, TileFile, file_of
 
 T = TypeVar("T")  # a frozen dataclass whose fields are sizes
+P = ParamSpec("P")
+R = TypeVar("R")
 Key = str | int
 
 
@@ -30,6 +32,8 @@ class Asked:
 
 _tried: dict[str, Sizes] = {}  # in place of all others; autograd asks from threads of its own
 _listeners: list[dict[str, Asked]] = []
+_forgetting: list[Callable[[], None]] = []  # what `remembered` functions keep
+_KEPT = 256  # answers of each of them
 
 
 def choose(kernel: str, *key: Key, device: torch.device, shipped: T, safe: T) -> T:
@@ -93,10 +97,30 @@ def is_watched() -> bool:
     return bool(_tried or _listeners)
 
 
+def remembered(make: Callable[P, R]) -> Callable[P, R]:
+    """Keep what a function makes of sizes that it chose, by its arguments, until `forget`.
+
+    While choices are watched nothing is kept, and nothing that was kept is given.
+    """
+    kept = functools.lru_cache(maxsize=_KEPT)(make)
+    _forgetting.append(kept.cache_clear)
+
+    @functools.wraps(make)
+    def found(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _tried or _listeners:
+            return make(*args, **kwargs)
+        again: Callable[..., R] = kept
+        return again(*args, **kwargs)
+
+    return found
+
+
 def forget() -> None:
-    """Read the file again."""
+    """Read the file again, and make anew what depends on it."""
     _settled.cache_clear()
     _file.cache_clear()
+    for clear in _forgetting:
+        clear()
 
 
 @dataclass(frozen=True)

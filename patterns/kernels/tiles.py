@@ -9,6 +9,8 @@ Scores are in units of log 2, so that `exp2`, which is one instruction, serves.
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)  # takes a gradient out of those units
+
 # Arguments of which a kernel is not compiled once for 1 and once for multiples of 16.
 COUNTS = ("length", "blocks", "sink", "heads", "lines", "splits")
 

@@ -1,29 +1,24 @@
-"""The fused sliding window with sinks: `torch.library` operators over the Triton kernels.
+"""The fused sliding window with sinks: launching its Triton kernels.
 
-As operators they are opaque to torch.compile, and nothing in them waits for the device, so that a
+Compiled code meets them as operators of `torch.library`. Nothing waits for the device, so that a
 CUDA graph captures them. Grouped heads read their shared keys and values in place.
 """
 
 import math
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from patterns.computed import band_pairs, count
+from patterns.kernels import by_hand
 from patterns.kernels import window_kernels as kernels
 from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels.operators import register
+from patterns.kernels.prepared import launch
 from patterns.kernels.window_tiles import Tiles, sink_parts, tiles
 
-_LIBRARY = torch.library.Library("attnbench", "FRAGMENT")
 _SINKS = 16  # keys of a tile of sinks
-_ARGUMENTS = "float scale, int window, int sink, bool causal"
-_LIBRARY.define(f"window(Tensor q, Tensor k, Tensor v, {_ARGUMENTS}) -> (Tensor, Tensor)")
-_LIBRARY.define(
-    "window_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    f"{_ARGUMENTS}) -> (Tensor, Tensor, Tensor)"
-)
 
 
 def attend_window(
@@ -43,8 +38,11 @@ def attend_window(
     Returns:
         [B, Hq, L, D] in the dtype of q, differentiable in q, k and v.
     """
-    out: Tensor = torch.ops.attnbench.window(q, k, v, scale, window, sink, causal)[0]
-    return out
+    settings = scale, window, sink, causal
+    if torch.compiler.is_compiling():
+        out: Tensor = torch.ops.attnbench.window(q, k, v, *settings)[0]
+        return out
+    return by_hand.attend(_forward, _backward, q, k, v, *settings)
 
 
 def _clamped(length: int, window: int, sink: int) -> tuple[int, int]:
@@ -58,13 +56,14 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     batch, heads, length, dim = q.shape
-    out, lse = _forward_fake(q, k, v, scale, window, sink, causal)
+    out, lse = _room(q, k, v, scale, window, sink, causal)
     window, sink = _clamped(length, window, sink)
     width = max(16, triton.next_power_of_2(dim))
     cut = tiles("forward", width, q.dtype, q.device)
     count(lambda: batch * heads * _computed_pairs(length, window, sink, causal, cut))
     with on_device_of(q):
-        kernels.window_forward[(triton.cdiv(length, cut.rows) * batch * heads,)](
+        launch(
+            kernels.window_forward, triton.cdiv(length, cut.rows) * batch * heads,
             q, k, v, out, lse, scale / math.log(2), length, window, sink, heads,
             heads // k.shape[1], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
             *out.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
@@ -92,7 +91,7 @@ def _computed_pairs(length: int, window: int, sink: int, causal: bool, cut: Tile
     return near + int((rows * sinks).sum())
 
 
-def _forward_fake(
+def _room(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, sink: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(unit_rows(q)), q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -103,14 +102,14 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
-    lse: Tensor,
+    kept: tuple[Tensor, Tensor],
     scale: float,
     window: int,
     sink: int,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad, q, k, v, out = (unit_rows(x) for x in (grad, q, k, v, out))
+    out, lse = kept
+    grad, q, k, v = (unit_rows(x) for x in (grad, q, k, v))
     batch, heads, length, dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads
@@ -123,7 +122,8 @@ def _backward(
     grad_strides = grad.stride()[:3]
     with on_device_of(q):
         cut = tiles("queries", width, q.dtype, q.device)
-        kernels.window_backward_queries[(triton.cdiv(length, cut.rows) * batch * heads,)](
+        launch(
+            kernels.window_backward_queries, triton.cdiv(length, cut.rows) * batch * heads,
             q, k, v, out, grad, lse, dq, delta, base2, scale, length, window, sink, heads, group,
             *q_strides, *k_strides, *v_strides, *out.stride()[:3], *grad_strides,
             *dq.stride()[:3], D=dim, WIDTH=width, ROWS=cut.rows, KEYS=cut.keys, SINKS=_SINKS,
@@ -137,7 +137,8 @@ def _backward(
             parts = sink_parts(length, cut.rows, programs, q.device)
             shares = delta.new_empty(2, parts, batch, kv_heads, sink, width)
             sink_dk, sink_dv = shares.unbind()
-            kernels.window_backward_sinks[(parts * programs,)](
+            launch(
+                kernels.window_backward_sinks, parts * programs,
                 q, k, v, grad, lse, delta, sink_dk, sink_dv,
                 base2, length, window, sink, parts, heads, group,
                 *q_strides, *k_strides, *v_strides, *grad_strides,
@@ -145,7 +146,8 @@ def _backward(
                 num_warps=cut.warps, num_stages=cut.stages,
             )  # fmt: skip
         cut = tiles("keys", width, q.dtype, q.device)
-        kernels.window_backward_keys[(triton.cdiv(length, cut.keys) * batch * kv_heads,)](
+        launch(
+            kernels.window_backward_keys, triton.cdiv(length, cut.keys) * batch * kv_heads,
             q, k, v, grad, lse, delta, dk, dv, sink_dk, sink_dv,
             base2, scale, length, window, sink, parts, heads, group,
             *q_strides, *k_strides, *v_strides, *grad_strides,
@@ -156,39 +158,15 @@ def _backward(
     return dq, dk, dv
 
 
-def _backward_fake(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-    window: int,
-    sink: int,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dq, dk, dv = (torch.empty_like(unit_rows(x)) for x in (q, k, v))
-    return dq, dk, dv
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(unit_rows(x))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, *ctx.arguments = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.save_for_backward(q, k, v, out, lse)
-
-
-def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
-    grads = torch.ops.attnbench.window_backward(grad, *ctx.saved_tensors, *ctx.arguments)
-    return *grads, None, None, None, None
-
-
-for _device in ("CPU", "CUDA"):  # on a CPU in Triton's interpreter
-    _LIBRARY.impl("window", _forward, _device)
-    _LIBRARY.impl("window_backward", _backward, _device)
-torch.library.register_fake("attnbench::window", _forward_fake, lib=_LIBRARY)
-torch.library.register_fake("attnbench::window_backward", _backward_fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "attnbench::window", _differentiate, setup_context=_keep, lib=_LIBRARY
+register(
+    "window",
+    "float scale, int window, int sink, bool causal",
+    forward=_forward,
+    room=_room,
+    backward=_backward,
+    gradient=_like,
 )
