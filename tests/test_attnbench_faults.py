@@ -288,7 +288,10 @@ def test_a_further_launch_dies_with_a_parent_that_is_killed(tmp_path: Path):
     first = started(run, *typed, "--engine", "inline", "--source", "needle", "--budget", "0.05")
     while "launch 2 of 2" not in first.stderr.readline():
         pass
-    (launch,) = psutil.Process(first.pid).children()
+    while not (children := psutil.Process(first.pid).children()):  # it is told before it begins
+        assert first.poll() is None
+        time.sleep(0.01)
+    (launch,) = children
     while not (run / "launches" / "2" / ".lock").exists():  # it is past its start by then
         assert launch.is_running()
         time.sleep(0.01)
