@@ -242,7 +242,7 @@ def evaluate(typed: argparse.Namespace) -> int:
     """Swap patterns and schedules into a language model, and see what it loses."""
     from attnbench import evaluate as evaluating
     from attnbench.evaluation import expect_sense
-    from attnbench.requests import evaluation
+    from attnbench.model_requests import evaluation
     from attnbench.stack_table import stack_table
     from attnbench.typed import retried
 
@@ -273,7 +273,7 @@ def choose(typed: argparse.Namespace) -> int:
     from attnbench.calibration import calibrated, expect_choice, told
     from attnbench.head_choice import choose as choose_heads
     from attnbench.matching import wanted_keys
-    from attnbench.requests import calibration
+    from attnbench.model_requests import calibration
 
     asked = calibration(typed)
     expect_choice(asked)
@@ -293,7 +293,7 @@ def stack(typed: argparse.Namespace) -> int:
     import json
 
     from attnbench import engine
-    from attnbench.requests import stack_request
+    from attnbench.model_requests import stack_request
     from attnbench.stack_time import expect_stack, table, time_stacks
 
     budget_s = seconds_of(typed.budget) or 120.0

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from attnbench.case import Pass
 
 
+DTYPES = ("bfloat16", "float16", "float32", "float64")
 _MOST = 1 << 40  # of any size that is counted: beyond, nothing could even be asked for
 
 

@@ -6,7 +6,7 @@ from attnbench.baselines import keys_per_query
 from attnbench.evaluation import Evaluation, cases
 from attnbench.language import Sizes
 from attnbench.matching import MATCHED, knob, matched, wanted_keys
-from attnbench.requests import evaluation
+from attnbench.model_requests import evaluation
 from attnbench.schedule import schedule
 from attnbench.swap_table import swap_table
 from patterns import PATTERNS, BadInput, pattern
