@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from attnbench.model_arguments import add_capture, add_choose, add_evaluate, add_stack
 from attnbench.requests import DEFAULT_ENGINE
@@ -50,7 +50,9 @@ def parser(commands: Commands) -> Parser:
     }
     for name, (add, told) in adders.items():
         sentence = told[0].upper() + told[1:] + "."
-        one = below.add_parser(name, help=told, description=sentence, add_help=name != "capture")
+        # `capture` reads all that follows by itself, options and --help included.
+        own: dict[str, Any] = {"add_help": False, "prefix_chars": "\0"} if name == "capture" else {}
+        one = below.add_parser(name, help=told, description=sentence, **own)
         add(one)
         one.set_defaults(command=commands[name])
     return top

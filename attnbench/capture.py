@@ -26,6 +26,7 @@ from attnbench.interface import (
 )
 from attnbench.models import MODELS, is_on_hub, load_model, tokenize
 from attnbench.qkv import Header, Layer, Rotary, save_layers
+from attnbench.text_file import read_text
 from patterns.errors import BadInput, Unsupported
 from patterns.grammar import near_match, parse_size
 
@@ -238,14 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         layers = asked.layers and [parse_size(number) for number in asked.layers.split(",")]
         header = capture(
             asked.model,
-            asked.text.read_text(encoding="utf-8"),
+            read_text(asked.text),
             parse_size(asked.length),
             layers,
             out=asked.out,
             dtype=DTYPES[asked.dtype],
             keep_text=asked.keep_text,
         )
-    except (BadInput, Unsupported, OSError, UnicodeDecodeError) as error:
+    except (BadInput, Unsupported, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{asked.out}: layers {', '.join(layer.layer for layer in header.layers)}")

@@ -34,6 +34,7 @@ from attnbench.records import (
 from attnbench.remaining import OVER_BUDGET
 from attnbench.schedule_numbers import Texts, schedule_numbers
 from attnbench.stop import Stop
+from attnbench.text_file import read_text
 from attnbench.version import version
 from patterns.errors import BadInput
 
@@ -76,7 +77,7 @@ def load(asked: Wanted, text: Path | None) -> Loaded:
         BadInput: no such model or file, or no language model.
         Unsupported: a package is missing, or the model keeps its attention to itself.
     """
-    words = python_help() if text is None else _read(text)
+    words = python_help() if text is None else read_text(text)
     model, tokenizer = load_model(asked.model, language=True)
     ids = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
     bare, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
@@ -87,15 +88,6 @@ def load(asked: Wanted, text: Path | None) -> Loaded:
         prefix=special[: special.index(bare[0])] if bare and bare[0] in special else (),
         weights=packaged.weights if packaged else None,
     )
-
-
-def _read(text: Path) -> str:
-    try:
-        return text.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot read {text}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"cannot read {text}: expected UTF-8 text") from None
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from attnbench.layers import Layer, PerHead, Some
 from attnbench.matrix import asked_name
+from attnbench.text_file import read_text
 from patterns import PATTERNS
 from patterns.base import AUTO, AutoInt, Pattern
 from patterns.checks import require_not_negative, require_positive
@@ -230,12 +231,7 @@ def schedule(asked: "str | Pattern | Schedule") -> Schedule:
 
 
 def _kept(path: Path) -> Kept:
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"cannot read {path}: expected UTF-8 text") from None
+    text = read_text(path).strip()
     found = [] if text.startswith("@") else schedules(text)
     if len(found) != 1:
         raise BadInput(f"{path} holds {len(found)} schedules: expected one, without '|' or '@'")

@@ -293,3 +293,22 @@ def test_a_file_where_a_folder_is_wanted_is_said_in_one_line(tmp_path: Path, cap
     asked = ["inspect", "local", "--source", "gaussian", "--length", "64", "--out", out]
     assert run_bench.main(asked) == 2
     assert capsys.readouterr().err.startswith("cannot use ")
+
+
+@pytest.mark.parametrize("typed", [("--help",), ("smollm2", "--help")])
+def test_capture_shows_its_own_options(
+    typed: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_bench.main(["capture", *typed])
+    assert ended.value.code == 0
+    assert "--text" in capsys.readouterr().out
+
+
+def test_a_text_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "absent.txt"
+    typed = ["capture", "smollm2", "--text", str(text), "--out", str(tmp_path / "out")]
+    assert run_bench.main(typed) == 2
+    assert capsys.readouterr().err == f"cannot read {text}: No such file or directory\n"
