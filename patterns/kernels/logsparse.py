@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels import logsparse_forward, logsparse_regions
+from patterns.kernels import logsparse_forward, logsparse_own, logsparse_regions
 from patterns.kernels.launching import on_device_of, precision, unit_rows
 from patterns.kernels.logsparse_back import backward
 from patterns.kernels.logsparse_call import KINDS, Call, Logsparse, power
@@ -63,13 +63,21 @@ def forward(
         if call.units:
             _summarise(q, k, v, call, results, indexed and form.kind == "max")
         grid = (-(-(length + call.front) // cut.rows) * call.lines,)
-        logsparse_forward.attend_logsparse[grid](
-            q, k, v, region_key, region_value, region_bias, out, lse,
-            *strides, length, call.lag, call.front, call.sink, call.scale, q.shape[1], call.lines,
-            call.units,
-            **call.reading,
-            **cut.attend.options,
-        )  # fmt: skip
+        if call.reads_own:
+            logsparse_own.attend_own[grid](
+                q, k, v, region_key, region_value, region_bias, out, lse,
+                *strides, length, call.scale, q.shape[1], call.lines, call.units,
+                **call.reading_own,
+                **cut.attend.options,
+            )  # fmt: skip
+        else:
+            logsparse_forward.attend_logsparse[grid](
+                q, k, v, region_key, region_value, region_bias, out, lse,
+                *strides, length, call.lag, call.front, call.sink, call.scale, q.shape[1],
+                call.lines, call.units,
+                **call.reading,
+                **cut.attend.options,
+            )  # fmt: skip
     return results
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from patterns.kernels.launching import precision
@@ -10,6 +11,8 @@ from patterns.kernels.logsparse_tiles import Tiles, tiles
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 _LOG2E = 1.4426950408889634
+OWN_FORM = True
+SPAN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,28 @@ class Call:
             "OUTER": self.units > 0,
             "SINKS": self.sink > 0,
             "PRECISION": precision(self.q),
+        }
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether queries see no more than one leaf of their own tile directly."""
+        reading = self.reading
+        return OWN_FORM and self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
+
+    @property
+    def reading_own(self) -> dict[str, Any]:
+        """As `reading`, for `logsparse_own`."""
+        reading = self.reading
+        left_out = ("CAUSAL", "OWN", "WINDOW", "SINKS")
+        kept = {name: x for name, x in reading.items() if name not in left_out}
+        half = self.q.dtype != torch.float32
+        span = max(self.block, SPAN) if half else reading["T"]
+        length, dim = self.q.shape[2:]
+        return {
+            **kept,
+            "SPAN": min(span, reading["T"]),
+            "PACKED": half and self.q.is_cuda,
+            "WHOLE": length % reading["T"] == 0 and dim == self.width,
         }
 
 
