@@ -97,7 +97,7 @@ def _summarise(
     logsparse_regions.pool_queries[(lists * chunks,)](
         q, pooled, first_query, sums, first_sum, *q.stride()[:3],
         length, call.sink, heads, call.lines, units, chunks, chunk_units,
-        TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape,
+        TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape, **call.lighter,
         **cut.pool.options,
     )  # fmt: skip
     if chunks > 1:
@@ -118,6 +118,7 @@ def _summarise(
         part_key, part_value, part_peak, part_total, *k.stride()[:3], *v.stride()[:3],
         length, call.sink, call.scale, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, GROUP=call.group, KIND=kind, PRECISION=precision(q), **shape,
+        **call.lighter,
         **cut.weigh.options,
     )  # fmt: skip
     if chunks > 1:

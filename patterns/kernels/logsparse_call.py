@@ -13,6 +13,8 @@ KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 _LOG2E = 1.4426950408889634
 OWN_FORM = True
 SPAN = 16
+LIGHTER = True
+EARLY = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,18 @@ class Call:
         return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
 
     @property
+    def lighter(self) -> dict[str, Any]:
+        """Constants by which the kernels that go over all regions leave work out."""
+        if not LIGHTER:
+            return {"SINKS": True, "PACKED": False}
+        return {"SINKS": self.sink > 0, "PACKED": self.packed}
+
+    @property
+    def packed(self) -> bool:
+        """Whether an instruction takes two maxima: of 16-bit numbers, on a GPU."""
+        return self.q.is_cuda and self.q.dtype != torch.float32
+
+    @property
     def reading(self) -> dict[str, Any]:
         """Constants of the kernels whose programs have a tile of queries."""
         form, rows = self.form, self.tiles.rows
@@ -156,7 +170,7 @@ class Call:
         return {
             **kept,
             "SPAN": min(span, reading["T"]),
-            "PACKED": half and self.q.is_cuda,
+            "PACKED": self.packed,
             "WHOLE": length % reading["T"] == 0 and dim == self.width,
         }
 

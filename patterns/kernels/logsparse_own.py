@@ -111,28 +111,23 @@ def own_summaries(
     place = tl.arange(0, T)
     end, size = own_ends(BLOCK, T)
     inside = (place[None, :] < end[:, None]) & (place[None, :] >= (end - size)[:, None])
-    some = tl.maximum(size, 1).to(tl.float32)[:, None]
-    if KIND == MAX:
-        asked = pool_loaded(q, first, length, q_row, T, DIM, WIDTH, PACKED, WHOLE)
-    else:
-        asked = tl.dot(inside.to(queries.dtype), queries, input_precision=PRECISION) / some
-        asked = asked.to(queries.dtype)
+    asked = pool_loaded(q, first, length, q_row, T, DIM, WIDTH, KIND == MAX, PACKED, WHOLE)
     scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION)
-    scores = tl.where(inside, scores, float("-inf"))
-    peak = tl.where(size > 0, tl.max(scores, 1), 0.0) * scale
-    weights = tl.exp2(scores * scale - peak[:, None])
+    within = tl.where(inside, scores, float("-inf"))
+    peak = tl.where(size > 0, tl.max(within, 1), 0.0) * scale
+    weights = tl.exp2(within * scale - peak[:, None])
     total = tl.where(size > 0, tl.sum(weights, 1), 1.0)
     share = (1.0 / total)[:, None]
+    if KIND == VARIATIONAL:  # its key by its query is the mean of the scores
+        centre = scale * tl.sum(weights * scores, 1) / total
     weights = weights.to(values.dtype)
     value = (tl.dot(weights, values, input_precision=PRECISION) * share).to(values.dtype)
-    bias = tl.zeros([T // 2], tl.float32)
-    if KIND == MAX:
-        key = pool_loaded(k, first, length, k_row, T, DIM, WIDTH, PACKED, WHOLE)
-    elif KIND == VARIATIONAL:
+    bias = peak * 0
+    if KIND == VARIATIONAL:
         key = tl.dot(weights, keys, input_precision=PRECISION) * share
-        bias = peak + tl.log2(total) - scale * tl.sum(key * asked.to(tl.float32), 1)
+        bias = peak + tl.log2(total) - centre
     else:
-        key = tl.dot(inside.to(keys.dtype), keys, input_precision=PRECISION) / some
+        key = pool_loaded(k, first, length, k_row, T, DIM, WIDTH, KIND == MAX, PACKED, WHOLE)
     if KIND == MEAN_SIZE:
         bias = tl.log2(tl.maximum(size, 1).to(tl.float32))
     return key.to(keys.dtype), value, bias
@@ -205,14 +200,14 @@ def attend_own(
     if INNER:
         inner = tl.dot(queries, tl.trans(key), input_precision=PRECISION)
         if KIND >= MEAN_SIZE:
-            inner += (bias / scale)[None, :]
+            inner += (bias * (1.0 / scale))[None, :]
         end, size = own_ends(BLOCK, T)
         reads = (place[:, None] & (0 - size)[None, :]) == end[None, :]
         inner = tl.where(reads, inner, float("-inf"))
         peak = tl.maximum(peak, tl.max(inner, 1) * scale)
     if OUTER:
         outer = tl.dot(queries, tl.trans(far_key), input_precision=PRECISION)
-        shift = tl.where(some, far_bias / scale, float("-inf"))
+        shift = tl.where(some, far_bias * (1.0 / scale), float("-inf"))
         outer += shift[None, :]
         peak = tl.maximum(peak, tl.max(outer, 1) * scale)
     weights = tl.exp2(own * scale - peak[:, None])
