@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels.launching import precision
+from patterns.kernels.launching import may_overlap, precision
 from patterns.kernels.logsparse_tiles import Tiles, tiles
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
@@ -157,6 +157,11 @@ class Call:
         """Whether queries see no more than one leaf of their own tile directly."""
         reading = self.reading
         return OWN_FORM and self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
+
+    @property
+    def early(self) -> bool:
+        """Whether a launch may begin while the one before it ends."""
+        return EARLY and self.reads_own and may_overlap(self.q)
 
     @property
     def reading_own(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ that a query sees is in one softmax.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
 from patterns.kernels.logsparse_forward import load_regions, outer_regions
 from patterns.kernels.logsparse_maxima import pool_loaded
@@ -170,7 +171,8 @@ def attend_own(
     OUTER: tl.constexpr,
     PRECISION: tl.constexpr,
     PACKED: tl.constexpr,
-    WHOLE: tl.constexpr,
+    WHOLE: tl.constexpr,  # the length is one of tiles, and columns are as wide as heads
+    EARLY: tl.constexpr = False,  # this may begin while the launch before it ends
 ):
     """One program a tile of queries and head."""
     line = tl.program_id(0) % lines
@@ -182,6 +184,8 @@ def attend_own(
     queries = load_own(q, first, length, q_row, T, DIM, WIDTH, WHOLE)
     keys = load_own(k, first, length, k_row, T, DIM, WIDTH, WHOLE)
     values = load_own(v, first, length, v_row, T, DIM, WIDTH, WHOLE)
+    if EARLY:  # until the regions are there, and before the first store
+        gdc_wait()
     if OUTER:
         region, some = outer_regions(first, units, 0, length, UNIT, LEVELS, False)
         far_key, far_value, far_bias = load_regions(

@@ -10,6 +10,7 @@ side (back, ahead) and query head; U units, C chunks of one side; D head width.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from patterns.kernels.logsparse_maxima import largest
 from patterns.kernels.logsparse_tree import (
@@ -59,8 +60,11 @@ def pool_queries(
     INDEXED: tl.constexpr,
     SINKS: tl.constexpr = True,
     PACKED: tl.constexpr = False,
+    EARLY: tl.constexpr = False,  # the launch after this may begin while this ends
 ):
     """One program a chunk, side and query head: regions up to a chunk."""
+    if EARLY:
+        gdc_launch_dependents()
     PARTS: tl.constexpr = UNIT // TILE
     line = tl.program_id(0) % lines
     side = tl.program_id(0) // lines % SIDES
@@ -144,8 +148,12 @@ def pool_chunks(
     SIDES: tl.constexpr,
     LARGEST: tl.constexpr,
     INDEXED: tl.constexpr,
+    EARLY: tl.constexpr = False,  # this may begin while the launch before it ends
 ):
     """One program a slice of columns, side and query head: the queries of longer regions."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     SLICES: tl.constexpr = (DIM + SLICE - 1) // SLICE
     lst = tl.program_id(0) // SLICES
     opens, closes = sink, length
@@ -214,8 +222,12 @@ def weigh_regions(
     PRECISION: tl.constexpr,
     SINKS: tl.constexpr = True,
     PACKED: tl.constexpr = False,
+    EARLY: tl.constexpr = False,
 ):
     """One program a chunk, side and query head: the local softmax of every region it touches."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     PARTS: tl.constexpr = UNIT // TILE
     line = tl.program_id(0) % lines
     side = tl.program_id(0) // lines % SIDES
@@ -342,8 +354,12 @@ def merge_regions(
     LEVELS: tl.constexpr,
     SIDES: tl.constexpr,
     KIND: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
     """One program a region longer than a chunk, side and query head: its chunks, put together."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     lists = lines * SIDES
     lst = (tl.program_id(0) % lists).to(tl.int64)
     last = tl.program_id(0) // lists * 2 + 1
