@@ -100,7 +100,7 @@ def _summarise(
         q, pooled, first_query, sums, first_sum, *q.stride()[:3],
         length, call.sink, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape,
-        **call.lighter, EARLY=early,
+        **call.lighter, EARLY=early, STAGES=cut.pool.stages if call.piped else None,
         **cut.pool.options,
     )  # fmt: skip
     if chunks > 1:

@@ -15,6 +15,7 @@ OWN_FORM = True
 SPAN = 16
 LIGHTER = True
 EARLY = False
+PIPED = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,11 @@ class Call:
         if not LIGHTER:
             return {"SINKS": True, "PACKED": False}
         return {"SINKS": self.sink > 0, "PACKED": self.packed}
+
+    @property
+    def piped(self) -> bool:
+        """Whether tiles are asked for ahead where no product needs them."""
+        return PIPED
 
     @property
     def packed(self) -> bool:
