@@ -125,13 +125,12 @@ def test_half_precision():
     assert max(found[1:]) < 4e-3
 
 
+@pytest.mark.parametrize("rows", [32, 64])
 @pytest.mark.parametrize(
     "parameters", ["summary=max", "block=4,summary=mean+size", "block=16,summary=variational"]
 )
-def test_direct_scores_are_made_in_diagonal_blocks_alone(
-    parameters: str, monkeypatch: pytest.MonkeyPatch
-):
-    cut = dataclasses.replace(logsparse_tiles._INTERPRETED, rows=64, chunk=64)
+def test_tiles_as_large_as_on_a_gpu(parameters: str, rows: int, monkeypatch: pytest.MonkeyPatch):
+    cut = dataclasses.replace(logsparse_tiles._INTERPRETED, rows=rows, chunk=64)
     monkeypatch.setattr(logsparse_call, "tiles", lambda *_: cut)
     inputs = drawn(150, dtype=torch.float16)
     assert forward_error(parameters, inputs) < 4e-3

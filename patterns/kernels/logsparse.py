@@ -69,7 +69,7 @@ def forward(
                 q, k, v, region_key, region_value, region_bias, out, lse,
                 *strides, length, call.scale, q.shape[1], call.lines, call.units,
                 **call.reading_own, EARLY=early,
-                **cut.attend.options, **early_launch(early),
+                **cut.own.options, **early_launch(early),
             )  # fmt: skip
         else:
             logsparse_forward.attend_logsparse[grid](
@@ -100,7 +100,7 @@ def _summarise(
         q, pooled, first_query, sums, first_sum, *q.stride()[:3],
         length, call.sink, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape,
-        **call.lighter, EARLY=early, STAGES=cut.pool.stages if call.piped else None,
+        **call.lighter, EARLY=early,
         **cut.pool.options,
     )  # fmt: skip
     if chunks > 1:

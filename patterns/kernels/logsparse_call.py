@@ -11,11 +11,6 @@ from patterns.kernels.logsparse_tiles import Tiles, tiles
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 _LOG2E = 1.4426950408889634
-OWN_FORM = True
-SPAN = 16
-LIGHTER = True
-EARLY = False
-PIPED = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +118,7 @@ class Call:
     @property
     def lighter(self) -> dict[str, Any]:
         """Constants by which the kernels that go over all regions leave work out."""
-        if not LIGHTER:
-            return {"SINKS": True, "PACKED": False}
         return {"SINKS": self.sink > 0, "PACKED": self.packed}
-
-    @property
-    def piped(self) -> bool:
-        """Whether tiles are asked for ahead where no product needs them."""
-        return PIPED
 
     @property
     def packed(self) -> bool:
@@ -162,12 +150,12 @@ class Call:
     def reads_own(self) -> bool:
         """Whether queries see no more than one leaf of their own tile directly."""
         reading = self.reading
-        return OWN_FORM and self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
+        return self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
 
     @property
     def early(self) -> bool:
         """Whether a launch may begin while the one before it ends."""
-        return EARLY and self.reads_own and may_overlap(self.q)
+        return self.reads_own and may_overlap(self.q)
 
     @property
     def reading_own(self) -> dict[str, Any]:
@@ -175,12 +163,9 @@ class Call:
         reading = self.reading
         left_out = ("CAUSAL", "OWN", "WINDOW", "SINKS")
         kept = {name: x for name, x in reading.items() if name not in left_out}
-        half = self.q.dtype != torch.float32
-        span = max(self.block, SPAN) if half else reading["T"]
         length, dim = self.q.shape[2:]
         return {
             **kept,
-            "SPAN": min(span, reading["T"]),
             "PACKED": self.packed,
             "WHOLE": length % reading["T"] == 0 and dim == self.width,
         }

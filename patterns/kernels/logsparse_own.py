@@ -1,8 +1,7 @@
 """Combiner-Logsparse forward where nothing but the own tile is read directly: causal, no near.
 
-A query then sees at most one leaf directly, which lies in a diagonal block of its tile, so that
-most of the tile's scores are never made. The regions inside the tile are weighed first, and all
-that a query sees is in one softmax.
+All that a query then sees is at hand at once: its leaf, the regions inside its tile, and one longer
+region of each level. So it is in one softmax, whose maximum is known before anything is summed.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -43,48 +42,6 @@ def own_ends(BLOCK: tl.constexpr, T: tl.constexpr):
     end = 2 * tl.arange(0, T // 2) + 2
     size = end & (0 - end)
     return end, tl.where((size >= BLOCK) & (size < T), size, 0)
-
-
-@triton.jit
-def own_scores(
-    queries,
-    keys,
-    BLOCK: tl.constexpr,
-    T: tl.constexpr,
-    SPAN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Scores of the tokens that queries see directly, [T, SPAN]: those of their diagonal block."""
-    if SPAN == T:
-        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-    else:
-        many = tl.reshape(queries, [T // SPAN, SPAN, WIDTH])
-        few = tl.permute(tl.reshape(keys, [T // SPAN, SPAN, WIDTH]), (0, 2, 1))
-        scores = tl.dot(many, few, input_precision=PRECISION)
-        scores = tl.reshape(scores, [T, SPAN])
-    row = (tl.arange(0, T) & (SPAN - 1))[:, None]
-    token = tl.arange(0, SPAN)[None, :]
-    visible = (token <= row) & (token >= (row & (0 - BLOCK)))
-    return tl.where(visible, scores, float("-inf"))
-
-
-@triton.jit
-def own_values(
-    weights,
-    values,
-    T: tl.constexpr,
-    SPAN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """The values [T, WIDTH] of these tokens by their weights [T, SPAN], summed."""
-    weights = weights.to(values.dtype)
-    if SPAN == T:
-        return tl.dot(weights, values, input_precision=PRECISION)
-    weights = tl.reshape(weights, [T // SPAN, SPAN, SPAN])
-    values = tl.reshape(values, [T // SPAN, SPAN, WIDTH])
-    return tl.reshape(tl.dot(weights, values, input_precision=PRECISION), [T, WIDTH])
 
 
 @triton.jit
@@ -162,7 +119,6 @@ def attend_own(
     UNIT: tl.constexpr,
     GROUP: tl.constexpr,  # query heads a key-value head
     T: tl.constexpr,
-    SPAN: tl.constexpr,  # tokens of a diagonal block, no less than BLOCK
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     LEVELS: tl.constexpr,
@@ -198,7 +154,9 @@ def attend_own(
             BLOCK, T, DIM, WIDTH, KIND, PRECISION, PACKED, WHOLE,
         )  # fmt: skip
 
-    own = own_scores(queries, keys, BLOCK, T, SPAN, WIDTH, PRECISION)
+    own = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
+    row, token = place[:, None], place[None, :]
+    own = tl.where((token <= row) & (token >= (row & (0 - BLOCK))), own, float("-inf"))
     peak = tl.max(own, 1) * scale  # finite: a query sees itself
     # A scale that is positive commutes with the maximum, and a product with an addition is one.
     if INNER:
@@ -216,7 +174,7 @@ def attend_own(
         peak = tl.maximum(peak, tl.max(outer, 1) * scale)
     weights = tl.exp2(own * scale - peak[:, None])
     total = tl.sum(weights, 1)
-    accumulator = own_values(weights, values, T, SPAN, WIDTH, PRECISION)
+    accumulator = tl.dot(weights.to(values.dtype), values, input_precision=PRECISION)
     if INNER:
         weights = tl.exp2(inner * scale - peak[:, None])
         total += tl.sum(weights, 1)

@@ -61,7 +61,6 @@ def pool_queries(
     SINKS: tl.constexpr = True,
     PACKED: tl.constexpr = False,
     EARLY: tl.constexpr = False,  # the launch after this may begin while this ends
-    STAGES: tl.constexpr = None,  # tiles in flight
 ):
     """One program a chunk, side and query head: regions up to a chunk."""
     if EARLY:
@@ -83,7 +82,7 @@ def pool_queries(
     row = tl.arange(0, TILE)
     state = tl.zeros([LEVELS, WIDTH], tl.float32)
     token_state = tl.zeros([LEVELS, WIDTH], tl.int32)
-    for part in tl.range(0, chunk_units * PARTS, num_stages=STAGES):
+    for part in range(chunk_units * PARTS):
         unit = chunk * chunk_units + part // PARTS
         first = unit * UNIT + part % PARTS * TILE
         x = load_places(base, first, row, length, step, DIM, WIDTH)
