@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnbench import expected
+from attnbench.lock import NAME as LOCK
 from attnbench.lock import locked
 from patterns.errors import BadInput
 
@@ -164,6 +165,7 @@ def export(run: Path, out: Path, *, figures: tuple[str, ...] = FIGURE_KINDS) -> 
                 shutil.copytree(run / folder, out / folder, dirs_exist_ok=True, ignore=left)
         if (run / "report.html").is_file():
             shutil.copy(run / "report.html", out)
+    (out / LOCK).unlink(missing_ok=True)  # nobody goes on with a copy
     return out
 
 

@@ -169,6 +169,7 @@ def test_an_export_has_no_samples_and_all_the_rest(tmp_path: Path):
     assert found[0]["time"]["cold_ms"] == {"median": 1.5, "samples": None}
     assert found[1]["time"] is None
     assert read_document(out, "run.json") == {"matrix": []}
+    assert sorted(one.name for one in out.iterdir()) == ["records.jsonl", "run.json"]
     with pytest.raises(BadInput, match="holds records already"):
         export(run, out)
 

@@ -30,3 +30,11 @@ def test_a_committed_page_opens_silently_and_soon(browser, page: Path):
     assert busy_seconds(browser) - before < 2
     assert [url for url in requested(browser) if not url.startswith(("file:", "data:"))] == []
     assert browser.get_log("browser") == []
+    over = browser.execute_script(
+        """const list = document.querySelector('#verdict > .verdict');
+        const edge = list ? list.getBoundingClientRect().right + 1 : Infinity;
+        return [...document.querySelectorAll('#verdict > .verdict *')]
+            .filter((one) => one.getBoundingClientRect().right > edge)
+            .map((one) => one.outerHTML.slice(0, 60));"""
+    )
+    assert over == []  # what does not fit lies on the figure beside it

@@ -105,6 +105,22 @@ def test_what_waits_for_a_wider_interval_is_called_unclear(tmp_path: Path):
     assert "Too noisy to tell: sinks." in found
 
 
+def test_what_waited_for_python_everywhere_is_named_and_not_ranked(tmp_path: Path):
+    run = make(
+        tmp_path, patterns=[FULL, USEFUL, SLOW_AND_CLOSE], lengths=(2048, 4096), captured=(2048,),
+        layers=(0,), passes=("fwd",), maps=0, failures=False,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "cost" and line["case"]["asked"] == SLOW_AND_CLOSE[0]:
+            line["time"]["notes"] = {**line["time"].get("notes", {}), "host": "Python took longer"}
+    (run / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = said(read(run))
+    (waited,) = [one for one in found if one.startswith("Not compared by speed")]
+    assert "window 512 + sinks" in waited
+    assert not any("at 0" in one or "slower" in one for one in found)
+
+
 def test_only_what_no_other_one_beats_is_worth_it():
     rows = pd.DataFrame(
         {

@@ -67,7 +67,13 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
     if len(known) == 0:
         return [escape(_alone(found, fact, span)), *_unclear(found)]
     near = known[known.error.le(CLOSE)]
-    return [escape(_advice(near, span)), *_bought(known), *_behind(near), *_unclear(near)]
+    return [
+        escape(_advice(near, span)),
+        *_bought(known),
+        *_behind(near),
+        *_unclear(near),
+        *_waited(near),
+    ]
 
 
 def _alone(found: pd.DataFrame, fact: str, span: str) -> str:
@@ -132,7 +138,7 @@ def _bought(known: pd.DataFrame) -> list[str]:
 def _behind(near: pd.DataFrame) -> list[str]:
     """How many close ones are not ahead where they were timed, and the closest of them."""
     ahead = near[near["at"].notna()]
-    behind = near[near["at"].isna() & ~near.unclear]
+    behind = near[near["at"].isna() & ~near.unclear & near.longest.gt(0)]
     if len(ahead):  # what is farther off and slower too is of no use
         behind = behind[behind.error.lt(ahead.error.max())]
     if len(behind) == 0:
@@ -154,6 +160,15 @@ def _behind(near: pd.DataFrame) -> list[str]:
 def _unclear(found: pd.DataFrame) -> list[str]:
     open_ = found[found.unclear] if len(found) else found
     return [escape(f"Too noisy to tell: {joined(open_.label)}.")] if len(open_) else []
+
+
+def _waited(found: pd.DataFrame) -> list[str]:
+    """Which have no speed-up at any length, because their calls waited for Python."""
+    never = found[found.longest.eq(0)] if len(found) else found
+    if len(never) == 0:
+        return []
+    names = joined(_named(label) for label in never.label)
+    return [escape(f"Not compared by speed, for the GPU waited for Python in every call: {names}.")]
 
 
 def _stairs(rows: pd.DataFrame) -> list[str]:
