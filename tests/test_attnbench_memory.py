@@ -2,13 +2,14 @@
 
 import gc
 import time
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from attnbench import memory
+from attnbench import child, memory
 from attnbench.memory import measure_memory
 
 MEBI = 1 << 20
@@ -161,9 +162,7 @@ def test_what_a_cycle_holds_is_not_taken_for_the_inputs(allocator: Allocator):
     assert found["peak_bytes"] == 4 * MEBI
 
 
-def test_there_is_an_end_to_the_waiting(
-    allocator: Allocator, monkeypatch: pytest.MonkeyPatch
-):
+def test_there_is_an_end_to_the_waiting(allocator: Allocator, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(time, "sleep", lambda _: allocator.change(1))
     on_cuda(allocator)
     assert allocator.reads < 100
@@ -172,3 +171,22 @@ def test_there_is_an_end_to_the_waiting(
 def test_no_more_is_read_once_it_holds_still(allocator: Allocator):
     on_cuda(allocator)
     assert allocator.pauses <= 5
+
+
+def test_what_lives_long_is_looked_through_between_groups_alone():
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    gone, kept = Cycle(), Cycle()
+    weak = weakref.ref(gone), weakref.ref(kept)
+    try:
+        child._collect()
+        assert gc.get_freeze_count() > 0
+        del gone
+        gc.collect()
+        assert weak[0]() is not None
+        child._collect()
+        assert (weak[0](), weak[1]()) == (None, kept)
+    finally:
+        gc.unfreeze()
