@@ -190,6 +190,16 @@ def test_what_a_shorter_length_tells_is_not_tried(
     assert found["uniform@auto"]["status"] == "ok"
 
 
+def test_calls_that_were_not_seen_early_tell_as_well(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    takes(monkeypatch, lambda length: 0.15 * (length / 16) ** 2)
+    assert measured("slow", length=16)["slow@auto"]["status"] == "ok"
+    Slow.calls.clear()
+    assert "calls of at least 2." in measured("slow", length=64)["slow@auto"]["reason"]
+    assert Slow.calls == []
+
+
 def test_what_was_skipped_tells_too(measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     takes(monkeypatch, lambda _: 10.0)
     measured("slow", pass_="fwd")
