@@ -37,33 +37,46 @@ class GroupBudget:
 
     @contextmanager
     def excusing_failures(self) -> Iterator[None]:
-        """Put all that a block takes on the other account, if it raises: it may be a compiler's."""
+        """Put all that a block takes on the other account, if it raises: it may be a compiler's.
+
+        What is ended on purpose (too slow, or wrong) is no compiler's doing.
+        """
         began = time.perf_counter()
         try:
             yield
+        except Ended:
+            raise
         except Exception:
             self.excuse(time.perf_counter() - began, 0.0)
             raise
 
-    def expect(self, call_s: float) -> None:
+    def expect(self, call_s: float, *, at_least: bool = False) -> None:
         """Skip what can no longer be checked and timed.
+
+        Args:
+            call_s: what a call takes.
+            at_least: whether it may take longer, which the sentence then says.
 
         Raises:
             Ended: as `skipped`.
         """
         if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
-            count = _calls(call_s)
+            count, least = _calls(call_s), "at least " if at_least else ""
             raise Ended(
                 "skipped",
-                f"{count} calls of {call_s:.2g} s do not fit into the group's "
+                f"{count} calls of {least}{call_s:.2g} s do not fit into the group's "
                 f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
             )
-        if self.left_s() < self._reserved_s + _timing_s(call_s):
+        if not self.has_room(call_s):
             raise Ended(
                 "skipped",
                 f"the group's {self._budget_s:.0f} s were spent on others: "
                 "--retry skipped with a larger --budget does it",
             )
+
+    def has_room(self, call_s: float) -> bool:
+        """Whether there is time for one more beside those for whom it is kept."""
+        return self.left_s() >= self._reserved_s + _timing_s(call_s)
 
     def reserve(self, call_s: float) -> None:
         """Keep the time that a contender will take at least.

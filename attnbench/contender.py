@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from attnbench.case import CostCase
 from attnbench.check import Checker
 from attnbench.compiled import Compiled, seen_so_far
-from attnbench.findings import restored
+from attnbench.findings import Wrong, restored
 from attnbench.guards import FIRED
 from attnbench.matrix import too_long
 from attnbench.memory import Backward, Forward, measure_memory
@@ -28,6 +28,7 @@ from patterns.base import Implementation, Pattern
 from patterns.computed import Tally, counting
 
 _SIZING_CALLS = 2  # the faster one says how long a call takes
+_LONG_FIRST_S = 0.25  # a first call so long is made again at once: how much of it was a compiler's?
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,17 @@ class Chosen:
     def dense(self) -> bool:
         """Whether this is full attention by one of PyTorch's fused kernels."""
         return self.pattern.name == "full" and self.implementation.backend.startswith("sdpa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A contender that was called, and is still to be checked."""
+
+    call: Call
+    first_s: float
+    again_s: float | None  # a second call, where the first took long
+    wrong: Wrong | None  # what it did to its inputs
+    compiled_before: Compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,19 +137,33 @@ def choose(case: CostCase, inputs: CostInputs) -> Chosen:
     )
 
 
-def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -> Sized:
-    """Run a contender alone: its first call, the correctness check, its memory, one more call.
-
-    Raises:
-        Ended: as `wrong`, where the check finds something.
-    """
+def begin(case: CostCase, chosen: Chosen, inputs: CostInputs) -> Begun:
+    """Call a contender for the first time, and see how long later calls take if that took long."""
     first, compiled_before = inputs.copies[0], seen_so_far()
     call, device = make_call(case, chosen, inputs), first[0].device
     before = [x.detach().clone() for x in first]
-    first_call_s = _seconds(call, device)
-    if wrong := restored(first, before):
+    first_s = _seconds(call, device)
+    wrong = restored(first, before)
+    return Begun(
+        call=call,
+        first_s=first_s,
+        again_s=_seconds(call, device) if first_s >= _LONG_FIRST_S else None,
+        wrong=wrong,
+        compiled_before=compiled_before,
+    )
+
+
+def size(
+    case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker, begun: Begun
+) -> Sized:
+    """Run a contender alone: the correctness check, its memory, and how long a call takes.
+
+    Raises:
+        Ended: as `wrong`, where its first call or the check showed something.
+    """
+    first, call = inputs.copies[0], begun.call
+    if (wrong := begun.wrong) is not None:
         raise Ended("wrong", wrong.reason, {FIRED: {wrong.guard: wrong.reason}})
-    del before
     verdict = checker.check(
         chosen.pattern,
         chosen.implementation.backend,
@@ -159,15 +185,17 @@ def size(case: CostCase, chosen: Chosen, inputs: CostInputs, checker: Checker) -
         return out
 
     memory = measure_memory(counted, backward, (*first, inputs.d_out))
+    known = [] if begun.again_s is None else [begun.again_s]
+    more = _SIZING_CALLS - len(known)
     return Sized(
         chosen=chosen,
         call=call,
-        call_s=min(_seconds(call, device) for _ in range(_SIZING_CALLS)),
-        first_call_ms=first_call_s * 1e3,
+        call_s=min(*known, *(_seconds(call, first[0].device) for _ in range(more))),
+        first_call_ms=begun.first_s * 1e3,
         memory=memory,
         check=verdict.seen,
         computed_pairs=tally.pairs,
-        compiled=seen_so_far().since(compiled_before),
+        compiled=seen_so_far().since(begun.compiled_before),
     )
 
 

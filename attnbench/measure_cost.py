@@ -8,12 +8,15 @@ from typing import Any
 import torch
 
 from attnbench.budget import GroupBudget
+from attnbench.call_times import CallTimes, quadratic
 from attnbench.case import CostCase, Group, case_key
 from attnbench.check import Checker
 from attnbench.compiled import forget, seen_so_far
 from attnbench.contender import (
+    Chosen,
     CostInputs,
     Sized,
+    begin,
     choose,
     fingerprint,
     load_inputs,
@@ -50,7 +53,7 @@ class CostMeasurer:
     def __init__(self, origin: Origin, protocol: Protocol, announce: Announce = silent) -> None:
         """Keep what all groups share; `announce` hears whose turn it is."""
         self._origin, self._protocol, self._checker = origin, protocol, Checker()
-        self._announce = announce
+        self._announce, self._call_times = announce, CallTimes()
 
     def measure(
         self,
@@ -70,8 +73,7 @@ class CostMeasurer:
         wanted = {case_key(case) for case in todo}
         cases = [case for case in group.cases if isinstance(case, CostCase)]
         cases = [case for case in cases if case_key(case) in wanted or case.asked == "full"]
-        # The dense rows first, for they are what others are read against; the textbook last.
-        cases.sort(key=lambda case: (case.backend == "eager", case.asked != "full"))
+        cases.sort(key=_turn)
         device = torch.device(cases[0].device)
         forget()  # loads the compiler, the first time, which is no group's expense
         clock = GroupBudget(budget_s)
@@ -166,10 +168,9 @@ class CostMeasurer:
                 prediction = predict(case, chosen.pattern, chosen.implementation)
                 needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
                 expect_fits(prediction, inputs.d_out.device)
-                clock.expect(prediction.least_s)
-                with clock.excusing_failures():
-                    found[name] = sized = size(case, chosen, inputs, self._checker)
-                clock.excuse(sized.first_call_ms / 1e3, sized.call_s)
+                known_s = self._call_times.least_s(case, chosen.implementation)
+                clock.expect(max(prediction.least_s, known_s), at_least=True)
+                found[name] = sized = self._size(case, chosen, inputs, clock)
                 clock.reserve(sized.call_s)
         except Exception as error:  # whatever a pattern raises is its own ending, not the run's
             found[name] = ended = ending(error, needed)
@@ -179,6 +180,28 @@ class CostMeasurer:
             ended.implementation = None if chosen is None else chosen.implementation
             error.__traceback__ = None  # its frames hold tensors
         return name
+
+    def _size(
+        self, case: CostCase, chosen: Chosen, inputs: CostInputs, clock: GroupBudget
+    ) -> Sized:
+        """Call, check and size a contender; no more than call it if the group has no time for it.
+
+        Raises:
+            Ended: as `skipped`, or as `wrong`.
+        """
+        with clock.excusing_failures():
+            begun = begin(case, chosen, inputs)
+        if begun.again_s is not None:
+            self._call_times.add(case, chosen.implementation, begun.again_s)
+            clock.excuse(begun.first_s, begun.again_s)
+            if begun.wrong is None:
+                clock.expect(begun.again_s)
+        with clock.excusing_failures():
+            sized = size(case, chosen, inputs, self._checker, begun)
+        self._call_times.add(case, chosen.implementation, sized.call_s)
+        if begun.again_s is None:
+            clock.excuse(begun.first_s, sized.call_s)
+        return sized
 
     def _time(
         self,
@@ -202,7 +225,8 @@ class CostMeasurer:
         contenders = [
             Contender(name=x.chosen.name, call=x.call, dense=x.chosen.dense) for x in ready
         ]
-        contenders.append(Contender(name=again, call=twice.call))
+        if twice.call_s < LONG_S or clock.has_room(twice.call_s):
+            contenders.append(Contender(name=again, call=twice.call))
         timed = time_group(
             contenders,
             watch,
@@ -230,6 +254,12 @@ class CostMeasurer:
             return record(case, self._origin, role=role, ended=found)
         sized, own = found
         return measured_record(case, self._origin, role, sized, own, dense, again)
+
+
+def _turn(case: CostCase) -> tuple[bool, ...]:
+    """Dense rows first, for all are read against them; what is slow later; the textbook last."""
+    full, eager = case.asked == "full", case.backend == "eager"
+    return full and eager, eager, quadratic(case) and not full, not full
 
 
 def _flags(before: tuple[int, ...], after: tuple[int, ...]) -> dict[str, str]:

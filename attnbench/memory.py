@@ -6,6 +6,8 @@ and the output. On CUDA the caching allocator counts both; on the CPU the profil
 allocation and release, those inside an operator included, and saved tensors are counted by hooks.
 """
 
+import gc
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity
 
 from attnbench.profiling import profiled
+
+_STILL_READS = 4  # that agree, a pause between each two
+_MOST_READS = 50
+_PAUSE_S = 1e-3
 
 Forward = Callable[[], Tensor]
 Backward = Callable[[Tensor], Sequence[Tensor]]
@@ -36,7 +42,7 @@ def measure_memory(
 
 
 def _on_cuda(forward: Forward, backward: Backward | None, device: torch.device) -> dict[str, Any]:
-    torch.cuda.synchronize(device)
+    _settle(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     base = torch.cuda.memory_allocated(device)
@@ -54,6 +60,23 @@ def _on_cuda(forward: Forward, backward: Backward | None, device: torch.device) 
         "reserved_bytes": torch.cuda.max_memory_reserved(device),
         "how": "cuda allocator",
     }
+
+
+def _settle(device: torch.device) -> None:
+    """Wait until what calls before this one held is let go, lest it is taken for the inputs.
+
+    Cycles wait for the garbage collector, and the gradients of the last backward pass for the
+    thread of autograd that made them, which needs Python's lock to drop them: a pause gives it.
+    """
+    torch.cuda.synchronize(device)
+    gc.collect()
+    held, same = torch.cuda.memory_allocated(device), 1
+    for _ in range(_MOST_READS):
+        time.sleep(_PAUSE_S)
+        before, held = held, torch.cuda.memory_allocated(device)
+        same = same + 1 if held == before else 1
+        if same >= _STILL_READS:
+            return
 
 
 def _on_cpu(

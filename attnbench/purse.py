@@ -4,10 +4,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+from attnbench.call_times import quadratic
 from attnbench.case import AnyCase, CostCase
 from attnbench.turns import Todo
-from patterns import PATTERNS
-from patterns.grammar import parse
 
 _SECONDS = {  # that checking and timing a case took, and what each token added; seen on one machine
     "cpu": {"fwd": (0.4, 5e-4), "bwd": (0.6, 1e-3), "fwdbwd": (0.6, 1e-3), "fidelity": (0.2, 5e-4)},
@@ -74,8 +73,7 @@ def _weight(case: AnyCase) -> float:
         return base + per_token * case.length
     base, per_token = _SECONDS[case.device][case.pass_]
     found = base + per_token * case.length
-    known = PATTERNS.get(parse(case.pattern)[0])
-    if case.device == "cuda" and known is not None and known.quadratic:
+    if case.device == "cuda" and quadratic(case):
         size = case.batch * case.heads * case.dim / 1024
         found += _PAIR_S[case.pass_] * size * case.length**2
     return found
