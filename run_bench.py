@@ -92,8 +92,6 @@ def run(typed: argparse.Namespace) -> int:
     if typed.dry_run:
         return _dry_run(plan)
     folder = typed.out or _fresh_folder(plan.preset)
-    if typed.compile_ahead is not None:
-        _compile_ahead(plan, positive(typed.compile_ahead, "--compile-ahead"))
     result = engine.run(
         plan,
         folder,
@@ -379,17 +377,6 @@ def _told(result: "Result", folder: Path, *, report: bool) -> int:
     elif report:
         print(f"report: python run_bench.py report {folder}")
     return result.exit_code
-
-
-def _compile_ahead(plan: "Plan", processes: int) -> None:
-    """Have all kernels of a plan compiled, by processes of their own."""
-    from attnbench.compile_ahead import compile_ahead, first_calls
-    from attnbench.matrix import groups_of
-    from patterns.errors import BadInput
-
-    if plan.parts[0].device != "cuda":
-        raise BadInput("--compile-ahead is for --device cuda: nothing is compiled on a CPU")
-    compile_ahead(first_calls(groups_of(plan.parts)), processes, partial(print, file=sys.stderr))
 
 
 def _dry_run(plan: "Plan") -> int:

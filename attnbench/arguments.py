@@ -107,7 +107,8 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--compile-ahead",
         metavar="N",
-        help="let so many processes compile the kernels of a GPU before anything is measured",
+        help="let so many processes compile the kernels of a GPU before anything is measured, in "
+        "the time of the run; 0: none (default: as many as are worth it, the first time)",
     )
 
 

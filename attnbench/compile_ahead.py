@@ -8,18 +8,28 @@ for. They measure nothing, and what fails in them the run finds out by itself.
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+import psutil
 import torch
 
-from attnbench.case import CostCase, Group
+from attnbench.called_before import CalledBefore
+from attnbench.case import AnyCase, CostCase
+from patterns import PATTERNS
 from patterns import pattern as one_pattern
+from patterns.grammar import parse
 
 _COMPILED = ("triton", "flex")
+_WORTH_IT = 8  # calls; fewer are made sooner than processes are started
+_MOST_PROCESSES = 32
+_PROCESS_BYTES = 4 << 30  # of GPU memory: its context, and a call at a long length
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +48,21 @@ class FirstCall:
     backward: bool
 
 
-def first_calls(groups: Sequence[Group]) -> list[FirstCall]:
-    """The calls of these groups that may compile something, the longest first."""
-    found = {call: None for group in groups for call in _of(group)}
+def first_calls(cases: Iterable[AnyCase]) -> list[FirstCall]:
+    """The calls of these cases that may compile something, the longest first.
+
+    Patterns of plugins are left to the run, which can end a process over them.
+    """
+    found = dict.fromkeys(_of(cases))
     return sorted(found, key=lambda call: (-call.length, not call.backward))
 
 
-def _of(group: Group) -> Iterator[FirstCall]:
-    for case in group.cases:
-        pattern = one_pattern(case.pattern)
-        wanted = pattern.backends if case.backend == "auto" else (case.backend,)
+def _of(cases: Iterable[AnyCase]) -> Iterator[FirstCall]:
+    for case in cases:
+        known = PATTERNS.get(parse(case.pattern)[0])
+        if known is None or known.__module__.partition(".")[0] != "patterns":
+            continue
+        wanted = known.backends if case.backend == "auto" else (case.backend,)
         if not set(wanted) & set(_COMPILED):
             continue
         cost = case if isinstance(case, CostCase) else None
@@ -65,22 +80,95 @@ def _of(group: Group) -> Iterator[FirstCall]:
         )
 
 
+def before_a_run(
+    cases: Sequence[AnyCase],
+    processes: int | None,
+    *,
+    gpus: Sequence[str | None],
+    gpu_bytes: int,
+    before: CalledBefore | None,
+    most_s: float,
+) -> float:
+    """Make the first calls of these cases that were not made before.
+
+    Args:
+        cases: what will be measured.
+        processes: how many make them; None: as many as are worth it.
+        gpus: those of the run, as CUDA_VISIBLE_DEVICES names them.
+        gpu_bytes: memory of each.
+        before: what was called before; None: nothing can be compiled.
+        most_s: after so long the rest is left to the run.
+
+    Returns:
+        The seconds that it took.
+    """
+    began = time.monotonic()
+    calls = [] if before is None else [one for one in first_calls(cases) if one not in before]
+    if processes is None:
+        processes = worth_it(len(calls), len(gpus) * (gpu_bytes // _PROCESS_BYTES))
+    if calls and processes:
+        _say(
+            f"{len(calls)} implementations are called for the first time: {processes} processes "
+            "compile them"
+        )
+        compile_ahead(calls, processes, _say, gpus=gpus, before=before, most_s=most_s)
+    return time.monotonic() - began
+
+
+def worth_it(calls: int, room: int) -> int:
+    """How many processes to use for so many calls, if nobody said: 0 where the run is as fast.
+
+    Args:
+        calls: how many there are.
+        room: for how many processes the GPUs have memory.
+    """
+    cores = psutil.cpu_count() or 1
+    found = min(cores - 2, room, _MOST_PROCESSES, calls // 2)
+    return found if calls >= _WORTH_IT and found > 1 else 0
+
+
 def compile_ahead(
-    calls: Sequence[FirstCall], processes: int, say: Callable[[str], None]
+    calls: Sequence[FirstCall],
+    processes: int,
+    say: Callable[[str], None],
+    *,
+    gpus: Sequence[str | None] = (None,),
+    before: CalledBefore | None = None,
+    most_s: float | None = None,
 ) -> dict[FirstCall, str]:
-    """Make these calls, spread over so many processes; those that failed, each with why."""
-    began, failed = time.monotonic(), {}
+    """Make these calls, spread over so many processes; those that failed, each with why.
+
+    Args:
+        calls: from `first_calls`.
+        processes: how many at once.
+        say: is told how it went.
+        gpus: what CUDA_VISIBLE_DEVICES is to be, one after the other; None leaves it as it is.
+        before: gets the calls that were made.
+        most_s: after so long what is still to do is left to the run.
+    """
+    began, failed, made = time.monotonic(), {}, 0
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_begin) as pool:
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(tuple(gpus),))
+    try:
         futures = {pool.submit(call_once, call): call for call in calls}
-        try:
-            for future in as_completed(futures):
-                if why := future.result():
-                    failed[futures[future]] = why
-        except BrokenProcessPool:
-            say("a process that compiles ahead died: the run compiles what is missing")
+        for future in as_completed(futures, timeout=most_s):
+            call, why = futures[future], future.result()
+            made += 1
+            if why:
+                failed[call] = why
+            elif before is not None:
+                before.add(call)
+    except TimeoutError:
+        say("compiling ahead takes too long: the run compiles the rest as it goes")
+    except BrokenProcessPool:
+        say("a process that compiles ahead died: the run compiles the rest as it goes")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
     say(
-        f"called {len(calls)} implementations once in {processes} processes, in "
+        f"called {made} implementations once in {processes} processes, in "
         f"{time.monotonic() - began:.0f} s"
         + (f"; {len(failed)} failed, which the run will look into" if failed else "")
     )
@@ -112,8 +200,13 @@ def call_once(call: FirstCall) -> str:
     return ""
 
 
-def _begin() -> None:
-    """Take one core, and a GPU as the others do not."""
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _begin(gpus: Sequence[str | None]) -> None:
+    """Take one core and one of the GPUs; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(os.getpid() % torch.cuda.device_count())
+    if (mine := gpus[os.getpid() % len(gpus)]) is not None:
+        os.environ[_VISIBLE] = mine

@@ -14,8 +14,10 @@ import psutil
 import torch
 
 from attnbench import ceilings
+from attnbench.called_before import called_before
 from attnbench.case import Group, case_key
 from attnbench.child import Setup
+from attnbench.compile_ahead import before_a_run
 from attnbench.dask_cluster import Cluster, Scheduler
 from attnbench.forecast import Forecast
 from attnbench.guards import with_scaling
@@ -25,7 +27,7 @@ from attnbench.measure import Measurer
 from attnbench.measure_cost import Protocol
 from attnbench.opening import open_run
 from attnbench.outcome import Origin
-from attnbench.places import Crew, Place
+from attnbench.places import Crew, Place, visible
 from attnbench.presets import Plan
 from attnbench.progress import Progress
 from attnbench.records import MACHINE, RUN, Journal, journal, read_document, write_document
@@ -33,6 +35,7 @@ from attnbench.remaining import hopeful, missing, skipped
 from attnbench.spent import Spent, in_words, total
 from attnbench.spread import Began, Hooks, Measure, spread
 from attnbench.stop import Stop
+from attnbench.turns import Todo
 from attnbench.version import version
 from patterns.errors import BadInput
 
@@ -70,6 +73,7 @@ def run(
     scheduler: Scheduler | None = None,
     timeout_s: float | None = None,
     plugins: Sequence[Path] = (),
+    compile_ahead: int | None = 0,
 ) -> Result:
     """Measure what a plan asks for and the folder lacks.
 
@@ -86,6 +90,8 @@ def run(
         timeout_s: after so long without a sign of life a case in such a process has hung; None
             chooses by the plan's budget.
         plugins: files with further patterns, which have been loaded here.
+        compile_ahead: how many processes of this machine make calls that may compile something,
+            before anything is measured and in the plan's time; None: as many as are worth it.
 
     Raises:
         BadInput: the plan makes no sense, or the folder holds another matrix, version or machine.
@@ -124,11 +130,14 @@ def run(
         todo = [(group, missing(group, book, again)) for group in groups]
         left = [(group, cases) for group, cases in todo if cases]
         count = sum(len(cases) for _, cases in left)
+        spent = crew.spent if crew else [Spent()]
+        ahead = compile_ahead if device == "cuda" and not scheduler else 0
+        budget_s = plan.budget_s - _compiled(left, ahead, places, spent, origin, found, plan)
         progress = stack.enter_context(
             closing(
                 Progress(
                     count,
-                    forecast=Forecast(left, len(crew.members) if crew else 1, plan.budget_s),
+                    forecast=Forecast(left, len(spent), budget_s),
                     ticking=crew is not None,
                 )
             )
@@ -136,7 +145,6 @@ def run(
         remarks = _remarks(origin, None if scheduler else found["device"])
         for text in (*book.said, *(remarks if count else ["nothing left to do"])):
             progress.say(text)
-        spent = crew.spent if crew else [Spent()]
         if crew:
             crew.belongs_to(origin)
         here_alone = Measurer(origin, protocol, folder, lambda step: spent[0].turn_to(step.what))
@@ -147,7 +155,7 @@ def run(
             after=_release,
         )
         with Stop(progress.say) as stop:
-            for event in spread(left, measures, plan.budget_s, stop, hooks):
+            for event in spread(left, measures, budget_s, stop, hooks):
                 if isinstance(event, Began):
                     progress.group(event.group.id)
                     continue
@@ -155,11 +163,38 @@ def run(
                 book.append(complete)
                 progress.record(complete)
         if count:
-            progress.say(_took(folder, crew.spent if crew else spent, time.monotonic() - began))
+            progress.say(_took(folder, spent, time.monotonic() - began))
         keys = [case_key(case) for group in groups for case in group.cases]
         known = [book.records[key]["status"] for key in keys if key in book.records]
         stopped = stop.asked and len(known) < len(keys)
         return Result(run=folder, statuses=dict(Counter(known)), stopped=stopped)
+
+
+def _compiled(
+    left: Sequence[Todo],
+    processes: int | None,
+    places: Sequence[Place],
+    spent: Sequence[Spent],
+    origin: Origin,
+    found: Mapping[str, Any],
+    plan: Plan,
+) -> float:
+    """Have kernels compiled that are not yet; what of the budget, all places together, it took."""
+    if processes == 0:
+        return 0.0
+    for one in spent:
+        one.turn_to("compile")
+    took_s = before_a_run(
+        [case for _, cases in left for case in cases],
+        processes,
+        gpus=visible(places),
+        gpu_bytes=found.get("gpu_memory_bytes", 0),
+        before=called_before(origin.version, origin.machine),
+        most_s=plan.budget_s / len(spent) / 2,
+    )
+    for one in spent:
+        one.turn_to("")
+    return len(spent) * took_s
 
 
 def _ceilings(

@@ -15,7 +15,8 @@ def profiled(*activities: ProfilerActivity, memory: bool = False) -> Iterator[li
     """Profile a block; the list holds the raw events (name(), start_ns(), nbytes()) after it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", _SILENT)  # read when the first profile starts
     events: list[Any] = []
-    with profile(activities=list(activities), profile_memory=memory) as seen:
+    # One cycle: to accumulate over cycles changes nothing, but saves a warning.
+    with profile(activities=list(activities), profile_memory=memory, acc_events=True) as seen:
         yield events
     results = getattr(seen.profiler, "kineto_results", None)
     events += [] if results is None else results.events()

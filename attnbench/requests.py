@@ -100,7 +100,11 @@ def engine_options(typed: argparse.Namespace) -> dict[str, Any]:
     engine = engine_of(typed)
     if typed.timeout is not None and not typed.timeout > 0:
         raise BadInput(f"--timeout must be more than 0 seconds, got {typed.timeout}")
-    found: dict[str, Any] = {"plugins": tuple(typed.plugin or ()), "timeout_s": typed.timeout}
+    found: dict[str, Any] = {
+        "plugins": tuple(typed.plugin or ()),
+        "timeout_s": typed.timeout,
+        "compile_ahead": _compile_ahead(typed, engine),
+    }
     if engine == "dask":
         count = None if typed.workers is None else positive(typed.workers, "--workers")
         scheduler = Scheduler(address=typed.scheduler, workers=count)
@@ -110,6 +114,20 @@ def engine_options(typed: argparse.Namespace) -> dict[str, Any]:
     if engine == "local":
         found["places"] = places(device, gpus=typed.gpus, workers=typed.workers)
     return found | {"device": device}
+
+
+def _compile_ahead(typed: argparse.Namespace, engine: str) -> int | None:
+    """How many processes compile ahead; None: as many as are worth it."""
+    from patterns.errors import BadInput
+
+    if typed.compile_ahead is None:
+        return 0 if engine == "inline" else None
+    if engine == "dask":
+        raise BadInput("--compile-ahead is for the GPUs of this machine: leave --engine dask out")
+    count = whole(typed.compile_ahead, "--compile-ahead")
+    if count and device_of(typed.device) != "cuda":
+        raise BadInput("--compile-ahead is for --device cuda: nothing is compiled on a CPU")
+    return count
 
 
 def retune_request(typed: argparse.Namespace) -> "Retune":

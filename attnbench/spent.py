@@ -12,6 +12,7 @@ _NAMES = {
     "check": "checks and sizes",
     "inputs": "inputs",
     "ceilings": "ceilings",
+    "compile": "compiling ahead",
     "else": "starting and the rest",
 }
 

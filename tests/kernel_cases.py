@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from patterns import PATTERNS, pattern
 
-LENGTH, DIM, HEADS, KV_HEADS = 300, 64, 4, 2
+LENGTH, WHOLE, DIM, HEADS, KV_HEADS = 300, 320, 64, 4, 2  # WHOLE: in tiles of 64
 FORMS = (
     "combiner-fixed[block=32]",
     "combiner-fixed[block=32,summary=variational,sink=4,near=1,causal=false]",
     "combiner-fixed[block=32,summary=mean+size]",
     "combiner-logsparse",
+    "combiner-logsparse[summary=variational]",
     "combiner-logsparse[causal=false]",
     "combiner-logsparse[summary=variational,sink=4,near=1]",
     "combiner-logsparse[summary=mean+size,causal=false]",
@@ -45,15 +46,17 @@ def main() -> int:
         for causal in ("true", "false")
     ]
     torch.manual_seed(0)
-    for spec in (*FORMS, *sparse):
+    whole = [spec for spec in FORMS if spec.startswith("combiner-logsparse")]
+    cases = [(spec, LENGTH) for spec in (*FORMS, *sparse)] + [(spec, WHOLE) for spec in whole]
+    for spec, length in cases:
         form = pattern(spec)
-        q = torch.randn(1, HEADS, LENGTH, DIM, device="cuda", dtype=torch.bfloat16)
-        k, v = torch.randn(2, 1, KV_HEADS, LENGTH, DIM, device="cuda", dtype=torch.bfloat16)
+        q = torch.randn(1, HEADS, length, DIM, device="cuda", dtype=torch.bfloat16)
+        k, v = torch.randn(2, 1, KV_HEADS, length, DIM, device="cuda", dtype=torch.bfloat16)
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         out = form.attend(*leaves, backend="triton")
         found = (out, *torch.autograd.grad(out, leaves, torch.randn_like(out)))
         finite = all(bool(x.isfinite().all()) for x in found)
-        print(f"{'ok' if finite else 'NOT FINITE'}  {spec}", flush=True)
+        print(f"{'ok' if finite else 'NOT FINITE'}  {spec}, {length} tokens", flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ Here tiles are 16 tokens and chunks 32, so that short sequences have regions of 
 a tile, inside a chunk, and put together from several chunks.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from contract import Inputs, dense_output, draw_inputs, gradients, worst
 from attnbench import pattern
 from patterns.base import Pattern
 from patterns.errors import Unsupported
-from patterns.kernels import assembler
+from patterns.kernels import assembler, logsparse_call, logsparse_tiles
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -122,6 +123,17 @@ def test_half_precision():
     found = errors("summary=variational,sink=2", inputs)
     assert found[0] <= 2 * plain + 8 * rounding
     assert max(found[1:]) < 4e-3
+
+
+@pytest.mark.parametrize("rows", [32, 64])
+@pytest.mark.parametrize(
+    "parameters", ["summary=max", "block=4,summary=mean+size", "block=16,summary=variational"]
+)
+def test_tiles_as_large_as_on_a_gpu(parameters: str, rows: int, monkeypatch: pytest.MonkeyPatch):
+    cut = dataclasses.replace(logsparse_tiles._INTERPRETED, rows=rows, chunk=64)
+    monkeypatch.setattr(logsparse_call, "tiles", lambda *_: cut)
+    inputs = drawn(150, dtype=torch.float16)
+    assert forward_error(parameters, inputs) < 4e-3
 
 
 def test_the_operator_compiles_and_passes_the_checks_of_pytorch():

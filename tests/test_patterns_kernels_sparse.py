@@ -250,6 +250,7 @@ def _table(counts: torch.Tensor | None, indices: torch.Tensor | None) -> torch.T
     """The bool table that a list of blocks tells."""
     assert counts is not None
     assert indices is not None
+    assert indices.is_contiguous()  # compiled kernels walk along a row, whatever the strides say
     listed = torch.arange(indices.shape[-1]) < counts[0, 0, :, None]
     table = torch.zeros_like(listed)
     return table.scatter_(1, indices[0, 0].long(), listed)

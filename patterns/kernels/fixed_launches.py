@@ -71,7 +71,9 @@ def forward_launches(
     """
     sizes = Sizes(shape, kv_heads, dtype, exactness, form)
     numbers = (*_steps(strides), *sizes.counts)
-    tiles = tuned.forward_tiles(sizes.width, sizes.half, form.block, device).within(form.block)
+    tiles = tuned.forward_tiles(
+        sizes.width, sizes.half, form.block, device, biased=sizes.biases > 0
+    ).within(form.block)
     early = sizes.far and overlapping
     return Forward(
         sizes=sizes,

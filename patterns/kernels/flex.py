@@ -99,8 +99,9 @@ def _computed_pairs(pattern: SparsePattern, length: int) -> int:
 
 def _listed(table: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks each row of a bool table [N, M] has, and their numbers first in the row."""
-    order = (~table).to(torch.uint8).argsort(dim=-1, stable=True)
-    return table.sum(dim=-1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
+    order = (~table).to(torch.uint8).argsort(dim=-1, stable=True).to(torch.int32)
+    # Sorting keeps the strides of a transposed table; the compiled kernels walk along rows.
+    return table.sum(dim=-1, dtype=torch.int32)[None, None], order.contiguous()[None, None]
 
 
 @functools.lru_cache(maxsize=64)

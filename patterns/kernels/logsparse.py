@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels import logsparse_forward, logsparse_regions
-from patterns.kernels.launching import on_device_of, precision, unit_rows
+from patterns.kernels import logsparse_forward, logsparse_own, logsparse_regions
+from patterns.kernels.launching import early_launch, on_device_of, precision, unit_rows
 from patterns.kernels.logsparse_back import backward
 from patterns.kernels.logsparse_call import KINDS, Call, Logsparse, power
 
@@ -59,17 +59,26 @@ def forward(
     length = q.shape[2]
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
     cut = call.tiles
+    early = call.early and call.units > 0
     with on_device_of(q):
         if call.units:
             _summarise(q, k, v, call, results, indexed and form.kind == "max")
         grid = (-(-(length + call.front) // cut.rows) * call.lines,)
-        logsparse_forward.attend_logsparse[grid](
-            q, k, v, region_key, region_value, region_bias, out, lse,
-            *strides, length, call.lag, call.front, call.sink, call.scale, q.shape[1], call.lines,
-            call.units,
-            **call.reading,
-            **cut.attend.options,
-        )  # fmt: skip
+        if call.reads_own:
+            logsparse_own.attend_own[grid](
+                q, k, v, region_key, region_value, region_bias, out, lse,
+                *strides, length, call.scale, q.shape[1], call.lines, call.units,
+                **call.reading_own, EARLY=early,
+                **cut.own.options, **early_launch(early),
+            )  # fmt: skip
+        else:
+            logsparse_forward.attend_logsparse[grid](
+                q, k, v, region_key, region_value, region_bias, out, lse,
+                *strides, length, call.lag, call.front, call.sink, call.scale, q.shape[1],
+                call.lines, call.units,
+                **call.reading,
+                **cut.attend.options,
+            )  # fmt: skip
     return results
 
 
@@ -81,6 +90,7 @@ def _summarise(
     cut, lists = call.tiles, call.lines * call.sides
     heads, length, dim = q.shape[1:]
     units, chunks, chunk_units = call.units, call.chunks, call.chunk_units
+    early = call.early
     shape, levels = call.weighing, call.weighing["LEVELS"]
     kind = KINDS[call.form.kind]
     sizes: dict[str, Any] = {"device": q.device, "dtype": torch.float32}
@@ -90,6 +100,7 @@ def _summarise(
         q, pooled, first_query, sums, first_sum, *q.stride()[:3],
         length, call.sink, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, LARGEST=kind == 0, INDEXED=indexed, **shape,
+        **call.lighter, EARLY=early,
         **cut.pool.options,
     )  # fmt: skip
     if chunks > 1:
@@ -98,8 +109,8 @@ def _summarise(
             sums, first_sum, pooled, first_query,
             length, call.sink, call.lines, units, chunks, chunk_units,
             SLICE=piece, CHUNKS=power(chunks), LARGEST=kind == 0, INDEXED=indexed,
-            SIDES=call.sides, **call.shape,
-            num_warps=4,
+            SIDES=call.sides, **call.shape, EARLY=early,
+            num_warps=4, **early_launch(early),
         )  # fmt: skip
     parts = chunks if chunks > 1 else 0
     part_key = torch.empty(lists, parts, levels, dim, **sizes)
@@ -110,15 +121,16 @@ def _summarise(
         part_key, part_value, part_peak, part_total, *k.stride()[:3], *v.stride()[:3],
         length, call.sink, call.scale, heads, call.lines, units, chunks, chunk_units,
         TILE=cut.rows, GROUP=call.group, KIND=kind, PRECISION=precision(q), **shape,
-        **cut.weigh.options,
+        **call.lighter, EARLY=early,
+        **cut.weigh.options, **early_launch(early),
     )  # fmt: skip
     if chunks > 1:
         logsparse_regions.merge_regions[(lists * (chunks // 2),)](
             pooled, region_key, region_value, region_bias, local_lse,
             part_key, part_value, part_peak, part_total,
             length, call.sink, call.scale, call.lines, units, chunks, chunk_units,
-            ROWS=16, KIND=kind, **shape,
-            num_warps=4,
+            ROWS=16, KIND=kind, **shape, EARLY=early,
+            num_warps=4, **early_launch(early),
         )  # fmt: skip
 
 

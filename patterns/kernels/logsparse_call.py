@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from patterns.kernels.launching import precision
+from patterns.kernels.launching import may_overlap, precision
 from patterns.kernels.logsparse_tiles import Tiles, tiles
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
@@ -115,6 +116,16 @@ class Call:
         return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
 
     @property
+    def lighter(self) -> dict[str, Any]:
+        """Constants by which the kernels that go over all regions leave work out."""
+        return {"SINKS": self.sink > 0, "PACKED": self.packed}
+
+    @property
+    def packed(self) -> bool:
+        """Whether an instruction takes two maxima: of 16-bit numbers, on a GPU."""
+        return self.q.is_cuda and self.q.dtype != torch.float32
+
+    @property
     def reading(self) -> dict[str, Any]:
         """Constants of the kernels whose programs have a tile of queries."""
         form, rows = self.form, self.tiles.rows
@@ -133,6 +144,30 @@ class Call:
             "OUTER": self.units > 0,
             "SINKS": self.sink > 0,
             "PRECISION": precision(self.q),
+        }
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether queries see no more than one leaf of their own tile directly."""
+        reading = self.reading
+        return self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
+
+    @property
+    def early(self) -> bool:
+        """Whether a launch may begin while the one before it ends."""
+        return self.reads_own and may_overlap(self.q)
+
+    @property
+    def reading_own(self) -> dict[str, Any]:
+        """As `reading`, for `logsparse_own`."""
+        reading = self.reading
+        left_out = ("CAUSAL", "OWN", "WINDOW", "SINKS")
+        kept = {name: x for name, x in reading.items() if name not in left_out}
+        length, dim = self.q.shape[2:]
+        return {
+            **kept,
+            "PACKED": self.packed,
+            "WHOLE": length % reading["T"] == 0 and dim == self.width,
         }
 
 

@@ -10,7 +10,9 @@ side (back, ahead) and query head; U units, C chunks of one side; D head width.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from patterns.kernels.logsparse_maxima import largest
 from patterns.kernels.logsparse_tree import (
     COUNTS,
     MAX,
@@ -56,8 +58,13 @@ def pool_queries(
     SIDES: tl.constexpr,
     LARGEST: tl.constexpr,
     INDEXED: tl.constexpr,
+    SINKS: tl.constexpr = True,
+    PACKED: tl.constexpr = False,
+    EARLY: tl.constexpr = False,  # the launch after this may begin while this ends
 ):
     """One program a chunk, side and query head: regions up to a chunk."""
+    if EARLY:
+        gdc_launch_dependents()
     PARTS: tl.constexpr = UNIT // TILE
     line = tl.program_id(0) % lines
     side = tl.program_id(0) // lines % SIDES
@@ -78,22 +85,26 @@ def pool_queries(
     for part in range(chunk_units * PARTS):
         unit = chunk * chunk_units + part // PARTS
         first = unit * UNIT + part % PARTS * TILE
-        x = load_places(base, first, row, length, step, DIM, WIDTH).to(tl.float32)
+        x = load_places(base, first, row, length, step, DIM, WIDTH)
         place = first + row
         member = ((place >= opens) & (place < closes))[:, None]
         opening = (part % PARTS == 0) & ((unit & (size - 1)) == 0)
         if LARGEST:
-            x = tl.where(member, x, float("-inf"))
-            found = tl.max(x, 0)
+            if SINKS:
+                x = tl.where(member, x, float("-inf")).to(x.dtype)
+            found = largest(x, TILE, WIDTH, PACKED)
             if INDEXED:
                 token = tl.where(side == 1, length - 1 - place, place)
-                same = tl.where(x == found[None, :], token[:, None], 2147483647)
+                same = tl.where(x.to(tl.float32) == found[None, :], token[:, None], 2147483647)
                 at = tl.min(same, 0)[None, :]
                 better = (found[None, :] > state) | ((found[None, :] == state) & (at < token_state))
                 token_state = tl.where(opening[:, None] | better, at, token_state)
             longer = tl.maximum(state, found[None, :])
         else:
-            found = tl.sum(tl.where(member, x, 0.0), 0)
+            x = x.to(tl.float32)
+            if SINKS:
+                x = tl.where(member, x, 0.0)
+            found = tl.sum(x, 0)
             longer = state + found[None, :]
         state = tl.where(opening[:, None], found[None, :], longer)
         closing = (part % PARTS == PARTS - 1) & (((unit + 1) & (2 * size - 1)) == size)
@@ -137,8 +148,12 @@ def pool_chunks(
     SIDES: tl.constexpr,
     LARGEST: tl.constexpr,
     INDEXED: tl.constexpr,
+    EARLY: tl.constexpr = False,  # this may begin while the launch before it ends
 ):
     """One program a slice of columns, side and query head: the queries of longer regions."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     SLICES: tl.constexpr = (DIM + SLICE - 1) // SLICE
     lst = tl.program_id(0) // SLICES
     opens, closes = sink, length
@@ -205,8 +220,14 @@ def weigh_regions(
     SIDES: tl.constexpr,
     KIND: tl.constexpr,
     PRECISION: tl.constexpr,
+    SINKS: tl.constexpr = True,
+    PACKED: tl.constexpr = False,
+    EARLY: tl.constexpr = False,
 ):
     """One program a chunk, side and query head: the local softmax of every region it touches."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     PARTS: tl.constexpr = UNIT // TILE
     line = tl.program_id(0) % lines
     side = tl.program_id(0) // lines % SIDES
@@ -246,7 +267,10 @@ def weigh_regions(
         place = first + row
         member = (place >= opens) & (place < closes)
         scores = tl.dot(asked, tl.trans(keys), input_precision=PRECISION) * scale
-        scores = tl.where(alive[:, None] & member[None, :], scores, float("-inf"))
+        if SINKS:
+            scores = tl.where(alive[:, None] & member[None, :], scores, float("-inf"))
+        else:
+            scores = tl.where(alive[:, None], scores, float("-inf"))
         peak = tl.where(opening, float("-inf"), peak)
         risen = tl.maximum(peak, tl.max(scores, 1))
         floor = tl.where(risen == float("-inf"), 0.0, risen)  # no member so far
@@ -260,10 +284,16 @@ def weigh_regions(
             key = key * shrink[:, None]
             key = tl.dot(weights.to(keys.dtype), keys, key, input_precision=PRECISION)
         elif KIND == MAX:
-            found = tl.max(tl.where(member[:, None], keys.to(tl.float32), float("-inf")), 0)
+            counted = keys
+            if SINKS:
+                counted = tl.where(member[:, None], keys, float("-inf")).to(keys.dtype)
+            found = largest(counted, TILE, WIDTH, PACKED)
             key = tl.where(opening[:, None], found[None, :], tl.maximum(key, found[None, :]))
         else:
-            found = tl.sum(tl.where(member[:, None], keys.to(tl.float32), 0.0), 0)
+            counted = keys.to(tl.float32)
+            if SINKS:
+                counted = tl.where(member[:, None], counted, 0.0)
+            found = tl.sum(counted, 0)
             key = tl.where(opening[:, None], found[None, :], key + found[None, :])
 
         closing = alive & (region == unit) & (size <= chunk_units) & (part % PARTS == PARTS - 1)
@@ -324,8 +354,12 @@ def merge_regions(
     LEVELS: tl.constexpr,
     SIDES: tl.constexpr,
     KIND: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
     """One program a region longer than a chunk, side and query head: its chunks, put together."""
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     lists = lines * SIDES
     lst = (tl.program_id(0) % lists).to(tl.int64)
     last = tl.program_id(0) // lists * 2 + 1

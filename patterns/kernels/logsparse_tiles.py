@@ -30,7 +30,7 @@ class Tiles:
     rows: of a tile of queries, which is also how many tokens the regions inside a tile span.
     chunk: tokens of a chunk, at least.
     most: chunks, at most.
-    pool, weigh, attend: the three forward kernels that read tokens.
+    pool, weigh, attend, own: the four forward kernels that read tokens.
     reads, summaries, tokens, queries: the four backward ones, in their order.
     """
 
@@ -40,6 +40,7 @@ class Tiles:
     pool: Launch
     weigh: Launch
     attend: Launch
+    own: Launch
     reads: Launch
     summaries: Launch
     tokens: Launch
@@ -59,9 +60,10 @@ _HALF = {  # by width of a head
     64: _cut(
         64,
         256,
-        pool=(4, 3),
-        weigh=(4, 3),
+        pool=(2, 3),
+        weigh=(4, 3, 128),
         attend=(4, 2, 168),
+        own=(4, 2, 128),
         reads=(4, 2),
         summaries=(4, 2),
         tokens=(8, 1),
@@ -73,6 +75,7 @@ _HALF = {  # by width of a head
         pool=(4, 3),
         weigh=(4, 3),
         attend=(8, 2),
+        own=(4, 2, 168),
         reads=(4, 2),
         summaries=(4, 2),
         tokens=(8, 1),
@@ -84,13 +87,14 @@ _HALF = {  # by width of a head
         pool=(4, 2),
         weigh=(4, 2),
         attend=(8, 1),
+        own=(8, 1),
         reads=(8, 1),
         summaries=(8, 1),
         tokens=(8, 1),
         queries=(8, 1),
     ),
 }
-_KERNELS = ("pool", "weigh", "attend", "reads", "summaries", "tokens", "queries")
+_KERNELS = ("pool", "weigh", "attend", "own", "reads", "summaries", "tokens", "queries")
 _SAFE = Launch(warps=8, stages=1)
 # Float32 is not multiplied by tensor cores: the least tiles, and many warps to hold them.
 _EXACT = _cut(32, 256, **dict.fromkeys(_KERNELS, (8, 1)))

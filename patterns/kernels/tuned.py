@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from patterns.kernels.tile_choice import choose
+from patterns.kernels.tile_choice import Key, choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,19 @@ _WIDE = Tiles(queries=32, keys=32, warps=4, stages=1)  # heads of more than 128
 SAFE = Tiles(queries=32, keys=32, warps=4, stages=1)
 
 
-def forward_tiles(width: int, half: bool, block: int, device: torch.device) -> Tiles:
+def forward_tiles(
+    width: int, half: bool, block: int, device: torch.device, *, biased: bool = False
+) -> Tiles:
     """Of the forward kernel, whose programs own queries and pass over keys."""
     if not half:
         tiles = _SINGLE
     elif width <= 128:
-        keys = 64 if width <= 64 and block >= 512 else 32
+        keys = 64 if width <= 64 and block >= (512 if biased else 256) else 32
         tiles = Tiles(queries=64, keys=keys, warps=4, stages=3)
     else:
         tiles = _WIDE
-    return _chosen("forward", width, half, tiles, device, block)
+    form = ("biased",) if biased else ()
+    return _chosen("forward", width, half, tiles, device, _power(block), *form)
 
 
 def query_tiles(width: int, half: bool, device: torch.device) -> Tiles:
@@ -83,7 +86,7 @@ def token_tiles(width: int, half: bool, block: int, device: torch.device) -> Til
         tiles = Tiles(queries=32, keys=32, warps=4, stages=3)
     else:
         tiles = _WIDE
-    return _chosen("tokens", width, half, tiles, device, block)
+    return _chosen("tokens", width, half, tiles, device, _power(block))
 
 
 def far_tiles(width: int, half: bool, device: torch.device) -> Tiles:
@@ -115,7 +118,10 @@ def summary_tiles(
     tokens = max(16, min(_power(block), 256, 32768 // width))
     large = half and (width == 128 or (width <= 64 and block > 128))
     if tokens < block or (large and not indexed):
-        warps, stages = (4, 5) if biased else (2, 4)
+        if width == 128 and block <= 128:
+            warps, stages = 2, 3
+        else:
+            warps, stages = (4, 5) if biased else (2, 4)
         shipped = Stream(keys=16, warps=warps, stages=stages)
     else:
         numbers = tokens * width
@@ -149,9 +155,9 @@ def summary_gradient_tiles(width: int, block: int, device: torch.device) -> Pass
 
 
 def _chosen(
-    kernel: str, width: int, half: bool, tiles: Tiles, device: torch.device, block: int = 0
+    kernel: str, width: int, half: bool, tiles: Tiles, device: torch.device, *more: Key
 ) -> Tiles:
-    key = (width, 16 if half else 32, *([_power(block)] if block else []))
+    key = (width, 16 if half else 32, *more)
     return choose(f"fixed.{kernel}", *key, device=device, shipped=tiles, safe=SAFE)
 
 
