@@ -12,9 +12,10 @@ import reports
 from attnbench.records import read
 from attnbench.statistics import mean_interval
 from reports.figures import evaluation as figures
+from reports.frame.copies import in_step
 from reports.frame.evaluation import evaluation_frame, failed_frame, single, whole
 from reports.run import read as read_run
-from reports.sections.evaluation import in_step, sections
+from reports.sections.evaluation import sections
 from reports.style import house
 
 COMBINER = "combiner-fixed[block=64,summary=variational]"

@@ -139,7 +139,8 @@ def _point(axes: Axes, row: pd.Series, column: str, y: int) -> None:
 def _logarithmic(axes: Axes) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    subs = (1.0, 2.0, 5.0) if high / low < 30 else (1.0,)
+    span = high / low
+    subs = (1.0, 2.0, 5.0) if span < 8 else (1.0, 3.0) if span < 60 else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=5))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: three(x)))

@@ -1,6 +1,5 @@
 """What patterns do to a language model: perplexity, retrieval, and which layers it hurts."""
 
-import re
 from functools import partial
 from typing import Any
 
@@ -10,11 +9,13 @@ from attnbench.excerpts import COPIED, FILLER
 from attnbench.records import read
 from reports.chart import Chart, Table
 from reports.figures import evaluation as figures
+from reports.frame.copies import in_step
 from reports.frame.evaluation import evaluation_frame, failed_frame, single, whole
 from reports.frame.names import labels
 from reports.html import escape, paragraph
 from reports.run import Run
 from reports.sections import Section
+from reports.sections.layer_error import layer_error_text
 from reports.sections.shared import device_text, lengths_text
 from reports.tables import plain
 from reports.text import bytes_text, joined, ms_text, size_text, three, three_places
@@ -125,15 +126,6 @@ def _at_equal_keys(rows: pd.DataFrame) -> str:
     return said
 
 
-def in_step(asked: str) -> bool:
-    """Whether the columns or the stride of a pattern divide the distance between the copies.
-
-    Then the token to be copied lies straight above every query, which says nothing of retrieval.
-    """
-    steps = re.findall(r"(?:columns|stride)=(\d+)", asked)
-    return any((COPIED + FILLER) % int(step) == 0 for step in steps)
-
-
 def _in_step(rows: pd.DataFrame) -> str:
     found = [str(row.line) for _, row in rows.iterrows() if in_step(str(row.asked))]
     if not found:
@@ -160,7 +152,7 @@ def _part(run: Run, part: pd.DataFrame, tail: str) -> list[str | Chart | Table]:
             f"perplexity-{size}{tail}", f"What the model loses at {size}", _ordered(_lined(rows)),
             _told(rows), _FORMATS,
         )  # fmt: skip
-        blocks += [_chart(run, _lined(rows), table, size, tail), table]
+        blocks += [_chart(run, _lined(rows), table, size, tail), table, *layer_error_text(rows)]
     if len(alone):
         blocks.append(_layers(run, _lined(alone), tail))
     return blocks
