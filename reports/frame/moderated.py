@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbench.statistics import student_quantile
-from reports.frame.prior import robust_prior
+from reports.frame.prior import cautious, robust_prior
 
 Array = NDArray[np.float64]
 
@@ -99,6 +99,7 @@ def moderated(variance: Array, freedom: Array) -> tuple[Array, Array, NDArray[np
         return variance, freedom, np.zeros(len(variance), dtype=bool)
     raised = np.maximum(variance, _LEAST_SHARE * middle)
     prior, wild = robust_prior(raised, freedom)
+    prior = cautious(prior, freedom[~wild])
     drawn = (prior.freedom * prior.variance + freedom * raised) / (prior.freedom + freedom)
     total = np.where(wild, freedom, prior.freedom + freedom)
     return np.where(wild, raised, drawn), total, ~wild
