@@ -161,7 +161,7 @@ def test_the_text_says_whose_variances_the_intervals_have(tmp_path: Path):
     assert f"each case's own (fewer than {FEWEST} cases share none)" in said
 
 
-def test_the_centre_of_rounds_lies_between_two_clocks_and_not_with_one_disturbed_round():
+def test_the_centre_of_rounds_lies_between_two_levels_and_not_with_one_disturbed_round():
     assert centre([1.0, 1.0, 1.0, 3.0, 3.0]) == 2.0
     assert centre([1.0, 1.0, 1.0, 1.0, 90.0]) == 1.0
     assert centre([4.0]) == 4.0

@@ -50,7 +50,7 @@ class Repeats(NamedTuple):
 def centre(values: Sequence[float]) -> float:
     """The median of the means of all pairs, each value with itself too (Hodges and Lehmann 1963).
 
-    A median jumps where rounds fall on two clocks, half on each, and a mean follows one disturbed
+    A median jumps where rounds fall on two levels, half on each, and a mean follows one disturbed
     round. This does neither: up to 29 % of the values may be anything.
     """
     data = np.asarray(values, dtype=float)
