@@ -29,6 +29,7 @@ from reports.frame.change import (
     regressions,
     rows_of,
 )
+from reports.frame.moderated import FEWEST
 from reports.text import bytes_text, joined, ms_text, size_text, three_places
 
 SCHEMA = 1
@@ -247,6 +248,8 @@ def _remarks(
             f"intervals of {what} times are over the rounds of one launch, so drift between "
             "launches is not in them: measure both with --launches 3"
         )
+    for over in ("launches", "rounds"):
+        said += _on_variances(timed[timed.over.eq(over)], over)
     told = [
         f"{run} {'recorded none' if floor is None else _percent(math.expm1(floor))}"
         for run, floor in zip((a, b), floors, strict=True)
@@ -257,6 +260,19 @@ def _remarks(
             f"time below the A/A floor ({joined(told)}) or 1 microsecond is called one"
         )
     return said
+
+
+def _on_variances(timed: pd.DataFrame, over: str) -> list[str]:
+    """How the intervals over launches, or over rounds, came by their variances."""
+    shared = int(timed.shared.sum())
+    rest = len(timed) - shared
+    if len(timed) == 0:
+        return []
+    if not shared:
+        few = f" (fewer than {FEWEST} cases share none)" if rest < FEWEST else ""
+        return [f"variances between {over} are each case's own{few}"]
+    wild = f"; {rest} far beyond the others' {'keeps its' if rest == 1 else 'keep their'} own"
+    return [f"variances between {over} are shared by {shared} cases" + (wild if rest else "")]
 
 
 def _percent(share: float) -> str:

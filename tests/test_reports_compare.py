@@ -82,7 +82,8 @@ def test_all_intervals_hold_together_as_often_as_they_say():
     alarms = 0
     for _ in range(200):
         a, b = (
-            [Repeats.of(row) for row in generator.normal(size=(60, 3)).tolist()] for _ in range(2)
+            [Repeats.around_median(row) for row in generator.normal(size=(60, 3)).tolist()]
+            for _ in range(2)
         )
         found = differences(a, b, level=0.95)
         alarms += bool((np.abs(found.value) > found.half_width).any())

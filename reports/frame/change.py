@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.frame.moderated import Repeats, differences
+from reports.frame.moderated import Repeats, centre, differences
 
 SAME, FASTER, SLOWER, UNCLEAR = "SAME", "FASTER", "SLOWER", "UNCLEAR"
 LESS, MORE, FAILS = "LESS", "MORE", "FAILS"
@@ -41,7 +41,8 @@ def changes(a: pd.DataFrame, b: pd.DataFrame, *, threshold: float) -> pd.DataFra
     """One row a case that both runs have, and a quantity (`time`, `memory`, `error`).
 
     `ratio` is b over a, `low` and `high` its interval, `margin` the relative change below which
-    nothing is called one, `over` what the interval is taken over.
+    nothing is called one, `over` what the interval is taken over, `shared` whether the case's
+    variance is drawn towards that of the others (false of what has no variance).
 
     Args:
         a: the records of one run, as `attnbench.load` gives them.
@@ -58,7 +59,8 @@ def changes(a: pd.DataFrame, b: pd.DataFrame, *, threshold: float) -> pd.DataFra
         *_failures(pairs),
     ]
     columns = ["case_key", "quantity", *_NAMED, "a", "b", "ratio", "low", "high", "margin", "over"]
-    return pd.DataFrame(rows, columns=[*columns, "verdict"])
+    columns += ["shared", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def facets(found: pd.DataFrame, quantity: str) -> list[pd.DataFrame]:
@@ -125,11 +127,11 @@ def repeats_of(row: Mapping[str, Any], over: str) -> Repeats | None:
     """
     rounds = rounds_of(row)
     if over == "launches":
-        middles = [math.log(np.median(one)) for one in rounds if min(one, default=0) > 0]
-        return Repeats.of(middles) if len(middles) > 1 else None
+        middles = [centre(np.log(one).tolist()) for one in rounds if min(one, default=0) > 0]
+        return Repeats.around_mean(middles) if len(middles) > 1 else None
     values = [math.log(value) for one in rounds for value in one if value > 0]
     if len(values) > 1:
-        return Repeats.of(values)
+        return Repeats.around_median(values)
     median, interval, count = (
         row.get(f"time.{name}") for name in ("cold_ms.median", "cold_ms.interval", "rounds")
     )
@@ -172,7 +174,9 @@ def _times(pairs: Pairs, floor: float, threshold: float) -> list[dict[str, Any]]
         found = differences(
             [x for x, _ in part.values()], [y for _, y in part.values()], level=level
         )
-        for key, value, half in zip(part, found.value, found.half_width, strict=True):
+        for key, value, half, shared in zip(
+            part, found.value, found.half_width, found.shared.tolist(), strict=True
+        ):
             first, second = timed[key]
             times = [row["time.cold_ms.median"] for row in (first, second)]
             margin = max(floor, math.log1p(_TICK_MS / min(times)))
@@ -184,6 +188,7 @@ def _times(pairs: Pairs, floor: float, threshold: float) -> list[dict[str, Any]]
                     "high": math.exp(value + half),
                     "margin": math.expm1(margin),
                     "over": over,
+                    "shared": shared,
                     "verdict": time_verdict(value, half, margin, math.log1p(threshold)),
                 }
             )
@@ -255,7 +260,7 @@ def _failures(pairs: Pairs) -> list[dict[str, Any]]:
 
 def _row(key: str, row: Mapping[str, Any], quantity: str, a: float, b: float) -> dict[str, Any]:
     ratio = b / a if a > 0 else math.nan
-    empty = {"low": ratio, "high": ratio, "margin": math.nan, "over": "one value"}
+    empty = {"low": ratio, "high": ratio, "margin": math.nan, "over": "one value", "shared": False}
     return {
         "case_key": key, "quantity": quantity, **_name(row),
         "a": a, "b": b, "ratio": ratio, **empty,
