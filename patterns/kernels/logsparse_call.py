@@ -1,6 +1,7 @@
 """What is worked out once for all launches of a call of Combiner-Logsparse."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,33 +28,33 @@ class Logsparse:
 
 @dataclass(frozen=True)
 class Call:
-    """Sizes and constants that all launches of a call share."""
+    """Sizes and constants that all launches of a call share; several ask for each."""
 
     q: Tensor
     k: Tensor
     form: Logsparse
 
-    @property
+    @cached_property
     def lines(self) -> int:
         return self.q.shape[0] * self.q.shape[1]
 
-    @property
+    @cached_property
     def group(self) -> int:
         return self.q.shape[1] // self.k.shape[1]
 
-    @property
+    @cached_property
     def sides(self) -> int:
         return 1 if self.form.causal else 2
 
-    @property
+    @cached_property
     def width(self) -> int:
         return max(16, power(self.q.shape[3]))
 
-    @property
+    @cached_property
     def tiles(self) -> Tiles:
         return tiles(self.width, self.q.dtype, self.q.device)
 
-    @property
+    @cached_property
     def block(self) -> int:
         """Tokens of a leaf; a sequence of one leaf is one whatever its length.
 
@@ -62,70 +63,70 @@ class Call:
         block, length = self.form.block, self.q.shape[2]
         return max(2, block if block < length else power(length))
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Tokens that no region of `logsparse_regions` divides."""
         return max(self.block, self.tiles.rows)
 
-    @property
+    @cached_property
     def lag(self) -> int:
         """How far the bound of a query is behind its leaf, in tokens."""
         block = min(self.form.block, self.block)
         return min(self.form.near, -(-self.q.shape[2] // block)) * block
 
-    @property
+    @cached_property
     def sink(self) -> int:
         return min(self.form.sink, self.q.shape[2])
 
-    @property
+    @cached_property
     def front(self) -> int:
         """How many places lie in the first tile before query 0."""
         return -self.lag % self.tiles.rows
 
-    @property
+    @cached_property
     def units(self) -> int:
         """Units of each side in regions that some query reads."""
         return max(0, -(-(self.q.shape[2] - self.lag) // self.unit) - 1)
 
-    @property
+    @cached_property
     def chunk_units(self) -> int:
         cut = self.tiles
         return max(1, cut.chunk // self.unit, power(-(-self.units // cut.most)))
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         return -(-self.units // self.chunk_units)
 
-    @property
+    @cached_property
     def biased(self) -> bool:
         return KINDS[self.form.kind] >= KINDS["mean+size"]
 
-    @property
+    @cached_property
     def scale(self) -> float:
         return self.form.scale * _LOG2E
 
-    @property
+    @cached_property
     def shape(self) -> dict[str, Any]:
         """Constants that every kernel takes."""
         return {"UNIT": self.unit, "DIM": self.q.shape[3]}
 
-    @property
+    @cached_property
     def weighing(self) -> dict[str, Any]:
         """Constants of the kernels that go over all regions."""
         levels = 16 if self.units < 1 << 16 else 32
         return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
 
-    @property
+    @cached_property
     def lighter(self) -> dict[str, Any]:
         """Constants by which the kernels that go over all regions leave work out."""
         return {"SINKS": self.sink > 0, "PACKED": self.packed}
 
-    @property
+    @cached_property
     def packed(self) -> bool:
         """Whether an instruction takes two maxima: of 16-bit numbers, on a GPU."""
         return self.q.is_cuda and self.q.dtype != torch.float32
 
-    @property
+    @cached_property
     def reading(self) -> dict[str, Any]:
         """Constants of the kernels whose programs have a tile of queries."""
         form, rows = self.form, self.tiles.rows
@@ -146,18 +147,18 @@ class Call:
             "PRECISION": precision(self.q),
         }
 
-    @property
+    @cached_property
     def reads_own(self) -> bool:
         """Whether queries see no more than one leaf of their own tile directly."""
         reading = self.reading
         return self.form.causal and not (reading["WINDOW"] or reading["SINKS"])
 
-    @property
+    @cached_property
     def early(self) -> bool:
         """Whether a launch may begin while the one before it ends."""
         return self.reads_own and may_overlap(self.q)
 
-    @property
+    @cached_property
     def reading_own(self) -> dict[str, Any]:
         """As `reading`, for `logsparse_own`."""
         reading = self.reading
