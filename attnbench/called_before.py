@@ -1,6 +1,6 @@
 """Which first calls were made before, by the same code on such a machine: they compile nothing.
 
-The list lies in Triton's cache, so that whoever empties the cache empties the list.
+A list lies in the cache of what compiles, so that whoever empties the cache empties the list.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ class CalledBefore:
 
         Args:
             path: of the list, which need not be there.
-            code: the version of what is called.
+            code: the sources of what is called.
             machine: its key, which other compilers and cards change.
         """
         self._path, self._prefix = path, f"{code}\0{machine}\0"
@@ -41,12 +41,21 @@ class CalledBefore:
         return hashlib.sha256((self._prefix + repr(call)).encode()).hexdigest()[:16]
 
 
-def called_before(code: str, machine: str) -> CalledBefore | None:
-    """The list beside Triton's kernels; None where there is no Triton to compile any."""
+def beside_triton() -> Path | None:
+    """The list in the cache of our own kernels; None where there is no Triton."""
     try:
         import triton
 
-        folder = Path(triton.knobs.cache.dir)
+        return Path(triton.knobs.cache.dir) / _NAME
     except (ImportError, AttributeError, RuntimeError):
         return None
-    return CalledBefore(folder / _NAME, code, machine)
+
+
+def beside_inductor() -> Path | None:
+    """The list in the cache of what torch.compile makes, FlexAttention for one."""
+    try:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        return Path(cache_dir()) / _NAME
+    except (ImportError, OSError):
+        return None

@@ -10,74 +10,32 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from multiprocessing.queues import SimpleQueue
+from typing import Any
 
 import psutil
 import torch
 
-from attnbench.called_before import CalledBefore
-from attnbench.case import AnyCase, CostCase
-from patterns import PATTERNS
-from patterns import pattern as one_pattern
-from patterns.grammar import parse
+from attnbench.called_before import CalledBefore, beside_inductor, beside_triton
+from attnbench.case import AnyCase
+from attnbench.child import end_with_parent
+from attnbench.first_calls import FLEX, FirstCall, call_once, first_calls
 
-_COMPILED = ("triton", "flex")
 _WORTH_IT = 8  # calls; fewer are made sooner than processes are started
 _MOST_PROCESSES = 32
 _PROCESS_BYTES = 4 << 30  # of GPU memory: its context, and a call at a long length
+_HOST_BYTES = 3 << 30  # of the machine's memory: PyTorch, CUDA and a compiler
+_PATIENCE_S = 10.0  # for a process that was killed to be gone
+_LONGEST_S = threading.TIMEOUT_MAX
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-
-@dataclass(frozen=True, kw_only=True)
-class FirstCall:
-    """One call: [batch, heads, length, dim], with gradients or without."""
-
-    pattern: str
-    backend: str
-    batch: int
-    heads: int
-    kv_heads: int
-    length: int
-    dim: int
-    dtype: str
-    device: str
-    backward: bool
-
-
-def first_calls(cases: Iterable[AnyCase]) -> list[FirstCall]:
-    """The calls of these cases that may compile something, the longest first.
-
-    Patterns of plugins are left to the run, which can end a process over them.
-    """
-    found = dict.fromkeys(_of(cases))
-    return sorted(found, key=lambda call: (-call.length, not call.backward))
-
-
-def _of(cases: Iterable[AnyCase]) -> Iterator[FirstCall]:
-    for case in cases:
-        known = PATTERNS.get(parse(case.pattern)[0])
-        if known is None or known.__module__.partition(".")[0] != "patterns":
-            continue
-        wanted = known.backends if case.backend == "auto" else (case.backend,)
-        if not set(wanted) & set(_COMPILED):
-            continue
-        cost = case if isinstance(case, CostCase) else None
-        yield FirstCall(
-            pattern=case.pattern,
-            backend=case.backend,
-            batch=1 if cost is None else cost.batch,
-            heads=case.heads,
-            kv_heads=case.kv_heads,
-            length=case.length,
-            dim=case.dim,
-            dtype=case.dtype,
-            device=case.device,
-            backward=cost is None or cost.pass_ != "fwd",
-        )
+Lists = Mapping[bool, CalledBefore]  # what was called before: by whether FlexAttention runs it
 
 
 def before_a_run(
@@ -86,7 +44,9 @@ def before_a_run(
     *,
     gpus: Sequence[str | None],
     gpu_bytes: int,
-    before: CalledBefore | None,
+    code: str,
+    machine: str,
+    hang_s: float,
     most_s: float,
 ) -> float:
     """Make the first calls of these cases that were not made before.
@@ -96,14 +56,20 @@ def before_a_run(
         processes: how many make them; None: as many as are worth it.
         gpus: those of the run, as CUDA_VISIBLE_DEVICES names them.
         gpu_bytes: memory of each.
-        before: what was called before; None: nothing can be compiled.
-        most_s: after so long the rest is left to the run.
+        code: the sources of what is called.
+        machine: its key.
+        hang_s: after so long without any call that ends, the rest is left to the run.
+        most_s: after so long in all, likewise.
 
     Returns:
         The seconds that it took.
     """
     began = time.monotonic()
-    calls = [] if before is None else [one for one in first_calls(cases) if one not in before]
+    calls = first_calls(cases)
+    lists = _lists(calls, code, machine)
+    if calls and lists is None and processes:
+        _say("there is no Triton: nothing is compiled ahead")
+    calls = [one for one in calls if lists and one not in lists[one.backend == FLEX]]
     if processes is None:
         processes = worth_it(len(calls), len(gpus) * (gpu_bytes // _PROCESS_BYTES))
     if calls and processes:
@@ -111,8 +77,20 @@ def before_a_run(
             f"{len(calls)} implementations are called for the first time: {processes} processes "
             "compile them"
         )
-        compile_ahead(calls, processes, _say, gpus=gpus, before=before, most_s=most_s)
+        limits = {"hang_s": hang_s, "most_s": most_s}
+        compile_ahead(calls, processes, _say, gpus=gpus, before=lists, **limits)
     return time.monotonic() - began
+
+
+def _lists(calls: Sequence[FirstCall], code: str, machine: str) -> Lists | None:
+    """What was called before; None where nothing can be compiled."""
+    path = beside_triton() if calls else None
+    if path is None:
+        return None
+    ours = CalledBefore(path, code, machine)
+    if any(one.backend == FLEX for one in calls) and (other := beside_inductor()):
+        return {False: ours, True: CalledBefore(other, code, machine)}
+    return {False: ours, True: ours}
 
 
 def worth_it(calls: int, room: int) -> int:
@@ -122,7 +100,9 @@ def worth_it(calls: int, room: int) -> int:
         calls: how many there are.
         room: for how many processes the GPUs have memory.
     """
-    cores = psutil.cpu_count() or 1
+    own = getattr(os, "sched_getaffinity", None)  # this process's share of the cores
+    cores = len(own(0)) if own else psutil.cpu_count() or 1
+    room = min(room, psutil.virtual_memory().available // _HOST_BYTES)
     found = min(cores - 2, room, _MOST_PROCESSES, calls // 2)
     return found if calls >= _WORTH_IT and found > 1 else 0
 
@@ -133,8 +113,9 @@ def compile_ahead(
     say: Callable[[str], None],
     *,
     gpus: Sequence[str | None] = (None,),
-    before: CalledBefore | None = None,
-    most_s: float | None = None,
+    before: Lists | None = None,
+    hang_s: float = _LONGEST_S,
+    most_s: float = _LONGEST_S,
 ) -> dict[FirstCall, str]:
     """Make these calls, spread over so many processes; those that failed, each with why.
 
@@ -142,71 +123,106 @@ def compile_ahead(
         calls: from `first_calls`.
         processes: how many at once.
         say: is told how it went.
-        gpus: what CUDA_VISIBLE_DEVICES is to be, one after the other; None leaves it as it is.
-        before: gets the calls that were made.
-        most_s: after so long what is still to do is left to the run.
+        gpus: what CUDA_VISIBLE_DEVICES is to be, in turn; None leaves it as it is.
+        before: gets the calls that were made, failed ones too: a run makes those itself.
+        hang_s: after so long without any call that ends, the rest is left to the run.
+        most_s: after so long in all, likewise.
     """
-    began, failed, made = time.monotonic(), {}, 0
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(tuple(gpus),))
+    began = time.monotonic()
+    found: dict[FirstCall, str] = {}
     try:
-        futures = {pool.submit(call_once, call): call for call in calls}
-        for future in as_completed(futures, timeout=most_s):
-            call, why = futures[future], future.result()
-            made += 1
-            if why:
-                failed[call] = why
-            elif before is not None:
-                before.add(call)
+        with _pool(processes, gpus) as pool:
+            with _deaf():
+                futures = {pool.submit(call_once, call): call for call in calls}
+            for future in _ended(futures, hang_s, began + most_s):
+                call = futures[future]
+                found[call] = _why(future)
+                if before is not None:
+                    before[call.backend == FLEX].add(call)
     except TimeoutError:
         say("compiling ahead takes too long: the run compiles the rest as it goes")
     except BrokenProcessPool:
         say("a process that compiles ahead died: the run compiles the rest as it goes")
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - others:
-            child.kill()
+    except (OSError, NotImplementedError) as error:  # no processes, no shared memory
+        say(f"nothing is compiled ahead ({error}): the run compiles as it goes")
+    failed = {call: why for call, why in found.items() if why}
     say(
-        f"called {made} implementations once in {processes} processes, in "
+        f"called {len(found)} implementations once in {processes} processes, in "
         f"{time.monotonic() - began:.0f} s"
         + (f"; {len(failed)} failed, which the run will look into" if failed else "")
     )
     return failed
 
 
-def call_once(call: FirstCall) -> str:
-    """Call it on random inputs; why it failed, or nothing."""
+@contextmanager
+def _pool(processes: int, gpus: Sequence[str | None]) -> Iterator[ProcessPoolExecutor]:
+    """Processes that take GPUs in turn; none of them is left when this ends."""
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    turns = context.SimpleQueue()
+    for number in range(processes):
+        turns.put(gpus[number % len(gpus)])
+    pool = ProcessPoolExecutor(processes, context, _begin, (os.getpid(), turns))
     try:
-        shape = (call.batch, call.heads, call.length, call.dim)
-        kind = {"device": call.device, "dtype": getattr(torch, call.dtype)}
-        q = torch.randn(shape, **kind)
-        k, v = torch.randn(2, call.batch, call.kv_heads, call.length, call.dim, **kind)
-        pattern = one_pattern(call.pattern)
-        if not call.backward:
-            with torch.no_grad():
-                pattern.attend(q, k, v, backend=call.backend)
-        else:
-            leaves = [x.requires_grad_() for x in (q, k, v)]
-            out = pattern.attend(*leaves, backend=call.backend)
-            torch.autograd.grad(out, leaves, torch.randn_like(out))
-        if call.device == "cuda":
-            torch.cuda.synchronize()
-    except Exception as error:  # whatever it is, the run meets it where it has a record for it
-        return f"{type(error).__name__}: {error}"[:200]
+        yield pool
     finally:
-        if call.device == "cuda":
-            torch.cuda.empty_cache()
-    return ""
+        pool.shutdown(wait=False, cancel_futures=True)
+        children = set(multiprocessing.active_children()) - others
+        for child in children:
+            child.kill()
+        for child in children:  # what they hold of the GPU is free before anything is measured
+            child.join(_PATIENCE_S)
+
+
+def _ended(futures: Collection[Future[str]], hang_s: float, end: float) -> Iterator[Future[str]]:
+    """These as they end.
+
+    Raises:
+        TimeoutError: for so long none did, or the time is over.
+    """
+    left = set(futures)
+    while left:
+        patience_s = min(hang_s, end - time.monotonic(), _LONGEST_S)
+        done, left = wait(left, max(0.0, patience_s), FIRST_COMPLETED)
+        yield from done
+        if left and (not done or time.monotonic() >= end):
+            raise TimeoutError
+
+
+def _why(future: Future[str]) -> str:
+    """Why a call failed, or nothing.
+
+    Raises:
+        BrokenProcessPool: its process died.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise
+    except Exception as error:  # the run meets it where it has a record for it
+        return f"{type(error).__name__}: {error}"[:200]
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes to which Ctrl-C says nothing, from their first moment on."""
+    before: Any = None
+    with suppress(ValueError):  # not the main thread: it is not asked
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _begin(gpus: Sequence[str | None]) -> None:
-    """Take one core and one of the GPUs; Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin(parent: int, turns: "SimpleQueue[str | None]") -> None:
+    """End with the parent, and take one core and one of the GPUs."""
+    end_with_parent(parent)
     torch.set_num_threads(1)
-    if (mine := gpus[os.getpid() % len(gpus)]) is not None:
+    if (mine := turns.get()) is not None:
         os.environ[_VISIBLE] = mine

@@ -14,7 +14,6 @@ import psutil
 import torch
 
 from attnbench import ceilings
-from attnbench.called_before import called_before
 from attnbench.case import Group, case_key
 from attnbench.child import Setup
 from attnbench.compile_ahead import before_a_run
@@ -132,7 +131,9 @@ def run(
         count = sum(len(cases) for _, cases in left)
         spent = crew.spent if crew else [Spent()]
         ahead = compile_ahead if device == "cuda" and not scheduler else 0
-        budget_s = plan.budget_s - _compiled(left, ahead, places, spent, origin, found, plan)
+        budget_s = plan.budget_s - _compiled(
+            left, ahead, places, spent, origin, found, plan, hang_s
+        )
         progress = stack.enter_context(
             closing(
                 Progress(
@@ -178,6 +179,7 @@ def _compiled(
     origin: Origin,
     found: Mapping[str, Any],
     plan: Plan,
+    hang_s: float,
 ) -> float:
     """Have kernels compiled that are not yet; what of the budget, all places together, it took."""
     if processes == 0:
@@ -189,7 +191,9 @@ def _compiled(
         processes,
         gpus=visible(places),
         gpu_bytes=found.get("gpu_memory_bytes", 0),
-        before=called_before(origin.version, origin.machine),
+        code=origin.version.partition("+")[0],
+        machine=origin.machine,
+        hang_s=hang_s,
         most_s=plan.budget_s / len(spent) / 2,
     )
     for one in spent:

@@ -374,7 +374,7 @@ def test_a_length_beyond_the_positions_is_refused():
 def test_the_committed_run_predicts_a_schedule():
     from attnbench.records import read
 
-    shape = Shape(batch=1, heads=16, kv_heads=16, length=12_000, dim=64, element_bytes=2)
+    shape = Shape(batch=1, heads=16, kv_heads=16, length=6_000, dim=64, element_bytes=2)
     records = read(Path(__file__).parents[1] / "docs" / "h100")
     sinks = "sinks[window=256]"
     found = [

@@ -1,0 +1,89 @@
+"""What is to be called once before a run, so that all that compiles something has compiled it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from attnbench.case import AnyCase, CostCase
+from patterns import PATTERNS
+from patterns import pattern as one_pattern
+from patterns.grammar import parse
+
+FLEX = "flex"
+COMPILED = ("triton", FLEX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstCall:
+    """One call: [batch, heads, length, dim], with gradients or without."""
+
+    pattern: str
+    backend: str
+    batch: int
+    heads: int
+    kv_heads: int
+    length: int
+    dim: int
+    dtype: str
+    device: str
+    backward: bool
+
+
+def first_calls(cases: Iterable[AnyCase]) -> list[FirstCall]:
+    """The calls of these cases that may compile something, the longest first.
+
+    Patterns of plugins are left to the run, which can end a process over them.
+    """
+    found = dict.fromkeys(_of(cases))
+    return sorted(found, key=lambda call: (-call.length, not call.backward))
+
+
+def _of(cases: Iterable[AnyCase]) -> Iterator[FirstCall]:
+    for case in cases:
+        known = PATTERNS.get(parse(case.pattern)[0])
+        if known is None or known.__module__.partition(".")[0] != "patterns":
+            continue
+        wanted = known.backends if case.backend == "auto" else (case.backend,)
+        if not set(wanted) & set(COMPILED):
+            continue
+        cost = case if isinstance(case, CostCase) else None
+        yield FirstCall(
+            pattern=case.pattern,
+            backend=case.backend,
+            batch=1 if cost is None else cost.batch,
+            heads=case.heads,
+            kv_heads=case.kv_heads,
+            length=case.length,
+            dim=case.dim,
+            dtype=case.dtype,
+            device=case.device,
+            backward=cost is None or cost.pass_ != "fwd",
+        )
+
+
+def call_once(call: FirstCall) -> str:
+    """Call it on random inputs; why it failed, or nothing."""
+    try:
+        shape = (call.batch, call.heads, call.length, call.dim)
+        kind = {"device": call.device, "dtype": getattr(torch, call.dtype)}
+        q = torch.randn(shape, **kind)
+        k, v = torch.randn(2, call.batch, call.kv_heads, call.length, call.dim, **kind)
+        pattern = one_pattern(call.pattern)
+        if not call.backward:
+            with torch.no_grad():
+                pattern.attend(q, k, v, backend=call.backend)
+        else:
+            leaves = [x.requires_grad_() for x in (q, k, v)]
+            out = pattern.attend(*leaves, backend=call.backend)
+            torch.autograd.grad(out, leaves, torch.randn_like(out))
+        if call.device == "cuda":
+            torch.cuda.synchronize()
+    except Exception as error:  # whatever it is, the run meets it where it has a record for it
+        return f"{type(error).__name__}: {error}"[:200]
+    finally:
+        if call.device == "cuda":
+            with suppress(Exception):  # what broke the context was told
+                torch.cuda.empty_cache()
+    return ""
