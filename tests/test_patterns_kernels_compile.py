@@ -48,7 +48,7 @@ def test_the_kernels_compile() -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert f"{len(LAUNCHES) + 1} passed" in ran.stdout
+    assert f"{len(LAUNCHES) + 3} passed" in ran.stdout
 
 
 @pytest.mark.skipif(COMPILED, reason="runs once")
@@ -132,3 +132,28 @@ def test_the_attention_waits_for_summaries_that_let_it_begin(
         "st.global"
     )
     assert (summaries.metadata.launch_pdl, attention.metadata.launch_pdl) == (False, True)
+
+
+@pytest.mark.skipif(not COMPILED, reason="runs in the process of compiled kernels")
+@pytest.mark.parametrize("summary", ["max", "variational"])
+def test_each_launch_of_logsparse_waits_for_the_one_that_lets_it_begin(
+    monkeypatch: pytest.MonkeyPatch, launched: list[Any], summary: str
+) -> None:
+    from patterns.kernels import logsparse_call, logsparse_tiles
+
+    tiles, cuda = logsparse_tiles.tiles, torch.device("cuda")
+    monkeypatch.setattr(logsparse_call, "tiles", lambda width, kind, _: tiles(width, kind, cuda))
+    monkeypatch.setattr(logsparse_call, "may_overlap", lambda _: True)
+    monkeypatch.setattr(logsparse_call, "packs_halves", lambda _: True)
+    form: Pattern = pattern(f"combiner-logsparse[summary={summary}]")
+    monkeypatch.setattr(type(form), "_refusal", lambda *_: None)
+    with torch.no_grad():
+        form.attend(*torch.randn(3, 1, 2, 1024, 64, dtype=torch.bfloat16), backend="triton")
+    first, *others = [one.asm["ptx"] for one in launched]
+    assert [one.metadata.launch_pdl for one in launched] == [False, True, True, True, True]
+    assert "griddepcontrol.launch_dependents" in first
+    for ptx in others:
+        assert ptx.index("griddepcontrol.wait") < ptx.index("st.global")
+    for ptx in others[:-1]:  # what the next one reads may be what the one before made
+        assert ptx.index("griddepcontrol.wait") < ptx.index("griddepcontrol.launch_dependents")
+    assert ("max.bf16x2" in others[-1]) == (summary == "max")

@@ -37,7 +37,12 @@ def may_overlap(x: Tensor) -> bool:
     The first of the two says when (`gdc_launch_dependents`), the second waits for what the first
     has written (`gdc_wait`): programmatic dependent launch, of Hopper and later.
     """
-    return x.is_cuda and _overlaps(x.device.index)
+    return x.is_cuda and _capability(x.device.index) >= (9, 0)
+
+
+def packs_halves(x: Tensor) -> bool:
+    """Whether an instruction takes the maxima of two 16-bit numbers: on Ampere and later."""
+    return x.is_cuda and x.dtype != torch.float32 and _capability(x.device.index) >= (8, 0)
 
 
 def early_launch(early: bool) -> dict[str, Any]:
@@ -46,5 +51,5 @@ def early_launch(early: bool) -> dict[str, Any]:
 
 
 @functools.cache
-def _overlaps(device: int) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+def _capability(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

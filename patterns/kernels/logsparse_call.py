@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from patterns.kernels.launching import may_overlap, precision
+from patterns.kernels.launching import may_overlap, packs_halves, precision
 from patterns.kernels.logsparse_tiles import Tiles, tiles
 
 KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
@@ -119,12 +118,7 @@ class Call:
     @cached_property
     def lighter(self) -> dict[str, Any]:
         """Constants by which the kernels that go over all regions leave work out."""
-        return {"SINKS": self.sink > 0, "PACKED": self.packed}
-
-    @cached_property
-    def packed(self) -> bool:
-        """Whether an instruction takes two maxima: of 16-bit numbers, on a GPU."""
-        return self.q.is_cuda and self.q.dtype != torch.float32
+        return {"SINKS": self.sink > 0, "PACKED": packs_halves(self.q)}
 
     @cached_property
     def reading(self) -> dict[str, Any]:
@@ -167,7 +161,7 @@ class Call:
         length, dim = self.q.shape[2:]
         return {
             **kept,
-            "PACKED": self.packed,
+            "PACKED": packs_halves(self.q),
             "WHOLE": length % reading["T"] == 0 and dim == self.width,
         }
 
