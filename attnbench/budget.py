@@ -60,23 +60,35 @@ class GroupBudget:
         Raises:
             Ended: as `skipped`.
         """
-        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+        if not self._has_share(call_s):
             count, least = _calls(call_s), "at least " if at_least else ""
             raise Ended(
                 "skipped",
                 f"{count} calls of {least}{call_s:.2g} s do not fit into the group's "
                 f"{self._budget_s:.0f} s: --retry skipped with a larger --budget does it",
             )
-        if not self.has_room(call_s):
+        self.expect_time(_timing_s(call_s))
+
+    def expect_time(self, needed_s: float) -> None:
+        """Skip what needs more than is left, whoever used the rest, or has it reserved.
+
+        Raises:
+            Ended: as `skipped`.
+        """
+        if self._free_s() < needed_s:
             raise Ended(
                 "skipped",
-                f"the group's {self._budget_s:.0f} s were spent on others: "
+                f"what is left of the group's {self._budget_s:.0f} s is too short for it: "
                 "--retry skipped with a larger --budget does it",
             )
 
+    def fits(self, call_s: float) -> bool:
+        """Whether what takes so long a call would not be skipped."""
+        return self._has_share(call_s) and self.has_room(call_s)
+
     def has_room(self, call_s: float) -> bool:
         """Whether there is time for one more beside those for whom it is kept."""
-        return self.left_s() >= self._reserved_s + _timing_s(call_s)
+        return self._free_s() >= _timing_s(call_s)
 
     def reserve(self, call_s: float) -> None:
         """Keep the time that a contender will take at least.
@@ -84,9 +96,15 @@ class GroupBudget:
         Raises:
             Ended: as `skipped`, where it is too slow for this group.
         """
-        if _timing_s(call_s) > _LARGEST_SHARE * self._budget_s:
+        if not self._has_share(call_s):
             self.expect(call_s)
         self._reserved_s += _timing_s(call_s)
+
+    def _free_s(self) -> float:
+        return self.left_s() - self._reserved_s
+
+    def _has_share(self, call_s: float) -> bool:
+        return _timing_s(call_s) <= _LARGEST_SHARE * self._budget_s
 
 
 def _calls(call_s: float) -> int:

@@ -28,7 +28,7 @@ class CallTimes:
         self._seconds: dict[Any, dict[int, float]] = {}  # by what ran and pass -> length -> s
 
     def add(self, case: CostCase, implementation: Implementation, call_s: float) -> None:
-        """Keep what a call took that compiled nothing."""
+        """Keep what calls that compiled nothing took: the quickest of two at least."""
         lengths = self._seconds.setdefault(_what(case, implementation, case.pass_), {})
         lengths[case.length] = min(call_s, lengths.get(case.length, math.inf))
 

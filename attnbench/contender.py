@@ -6,7 +6,7 @@ Letters: B batch, H heads (Hq/Hkv), L length, D head width.
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from patterns.computed import Tally, counting
 
 _SIZING_CALLS = 2  # the faster one says how long a call takes
 _LONG_FIRST_S = 0.25  # a first call so long is made again at once: how much of it was a compiler's?
+_AS_LONG = 1.25  # times a later call: a first one that took no more compiled nothing to speak of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +65,24 @@ class Begun:
 
     call: Call
     first_s: float
-    again_s: float | None  # a second call, where the first took long
+    again_s: tuple[float, ...]  # of later calls, where the first took long
     wrong: Wrong | None  # what it did to its inputs
     compiled_before: Compiled
+
+    @property
+    def call_s(self) -> float:
+        """The quickest call up to now."""
+        return min(self.first_s, *self.again_s)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether two calls tell how long one takes, so that it is no accident of one.
+
+        The first is one of them unless it took much longer than the later ones.
+        """
+        if not self.again_s:
+            return False
+        return len(self.again_s) > 1 or self.first_s <= _AS_LONG * self.again_s[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,18 +155,22 @@ def choose(case: CostCase, inputs: CostInputs) -> Chosen:
 
 def begin(case: CostCase, chosen: Chosen, inputs: CostInputs) -> Begun:
     """Call a contender for the first time, and see how long later calls take if that took long."""
-    first, compiled_before = inputs.copies[0], seen_so_far()
-    call, device = make_call(case, chosen, inputs), first[0].device
-    before = [x.detach().clone() for x in first]
-    first_s = _seconds(call, device)
-    wrong = restored(first, before)
-    return Begun(
+    compiled_before, call = seen_so_far(), make_call(case, chosen, inputs)
+    first_s, wrong = _restoring(call, inputs)
+    begun = Begun(
         call=call,
         first_s=first_s,
-        again_s=_seconds(call, device) if first_s >= _LONG_FIRST_S else None,
+        again_s=(),
         wrong=wrong,
         compiled_before=compiled_before,
     )
+    return call_again(begun, inputs) if first_s >= _LONG_FIRST_S and wrong is None else begun
+
+
+def call_again(begun: Begun, inputs: CostInputs) -> Begun:
+    """Call a contender once more, to know better how long its calls take."""
+    took_s, wrong = _restoring(begun.call, inputs)
+    return replace(begun, again_s=(*begun.again_s, took_s), wrong=wrong)
 
 
 def size(
@@ -185,12 +205,11 @@ def size(
         return out
 
     memory = measure_memory(counted, backward, (*first, inputs.d_out))
-    known = [] if begun.again_s is None else [begun.again_s]
-    more = _SIZING_CALLS - len(known)
+    more = _SIZING_CALLS - len(begun.again_s)
     return Sized(
         chosen=chosen,
         call=call,
-        call_s=min(*known, *(_seconds(call, first[0].device) for _ in range(more))),
+        call_s=min((*begun.again_s, *(_seconds(call, first[0].device) for _ in range(more)))),
         first_call_ms=begun.first_s * 1e3,
         memory=memory,
         check=verdict.seen,
@@ -254,6 +273,14 @@ def halves(case: CostCase, chosen: Chosen, inputs: CostInputs) -> tuple[Forward,
         return torch.autograd.grad(out, first, inputs.d_out)
 
     return forward, None if case.pass_ == "fwd" else backward
+
+
+def _restoring(call: Call, inputs: CostInputs) -> tuple[float, Wrong | None]:
+    """What a call took, and what it wrote to the inputs, which are as before afterwards."""
+    first = inputs.copies[0]
+    before = [x.detach().clone() for x in first]
+    took_s = _seconds(call, first[0].device)
+    return took_s, restored(first, before)
 
 
 def _seconds(call: Call, device: torch.device) -> float:

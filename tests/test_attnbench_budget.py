@@ -65,7 +65,7 @@ def test_a_first_call_that_is_not_slower_excuses_nothing(clock: Clock):
     clock.now = 9.9
     group.excuse(1.0, 2.0)
     assert group.left_s() == pytest.approx(0.1)
-    with pytest.raises(Ended, match="spent on others"):
+    with pytest.raises(Ended, match="too short for it: --retry"):
         group.expect(0.01)
 
 
@@ -105,7 +105,7 @@ def test_what_is_reserved_is_not_given_twice():
     group = GroupBudget(4.0)
     for _ in range(3):
         group.reserve(0.04)  # 25 calls, and 0.2 s
-    with pytest.raises(Ended, match="spent on others"):
+    with pytest.raises(Ended, match="too short for it: --retry"):
         group.expect(0.04)
     with pytest.raises(Ended, match="do not fit"):
         group.reserve(1.0)

@@ -8,11 +8,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import Tensor
 
 from attnbench import call_times, matrix, measure_cost
 from attnbench.call_times import CallTimes
 from attnbench.case import CostCase
+from attnbench.contender import CostInputs
 from attnbench.matrix import Matrix, groups_of
 from attnbench.measure_cost import CostMeasurer, Protocol
 from attnbench.outcome import Origin
@@ -57,9 +59,9 @@ class Slow(Full):
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         self.clock.now += type(self).call_s(q.shape[2])
         self.calls.append(q.shape[2])
-        return self.spoil(super()._run(q, k, v, scale, backend))
+        return self.spoil(super()._run(q, k, v, scale, backend), v)
 
-    def spoil(self, out: Tensor) -> Tensor:
+    def spoil(self, out: Tensor, v: Tensor) -> Tensor:
         return out
 
 
@@ -69,15 +71,31 @@ class SlowAndWrong(Slow):
 
     name: ClassVar = "slow-wrong"
 
-    def spoil(self, out: Tensor) -> Tensor:
+    def spoil(self, out: Tensor, v: Tensor) -> Tensor:
         return out + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowAndWrites(Slow):
+    """From one of its calls on it writes to its inputs."""
+
+    name: ClassVar = "slow-writes"
+    writes_from: ClassVar[int]
+
+    def spoil(self, out: Tensor, v: Tensor) -> Tensor:
+        if len(self.calls) >= self.writes_from:
+            v.detach().zero_()
+        return out
+
+
+SLOW = (Slow, SlowAndWrong, SlowAndWrites)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(time, "perf_counter", found)
-    both = MappingProxyType(dict(PATTERNS) | {one.name: one for one in (Slow, SlowAndWrong)})
+    both = MappingProxyType(dict(PATTERNS) | {one.name: one for one in SLOW})
     for module in (registry, matrix, call_times):
         monkeypatch.setattr(module, "PATTERNS", both)
     monkeypatch.setattr(Slow, "clock", found, raising=False)
@@ -107,6 +125,11 @@ def measured(clock: Clock) -> Callable[..., dict[str, dict[str, Any]]]:
 
 def takes(monkeypatch: pytest.MonkeyPatch, call_s: Callable[[int], float]) -> None:
     monkeypatch.setattr(Slow, "call_s", staticmethod(call_s), raising=False)
+
+
+def takes_in_turn(monkeypatch: pytest.MonkeyPatch, *calls_s: float) -> None:
+    """The first calls take so long, and all others as long as the last of them."""
+    takes(monkeypatch, lambda _: calls_s[min(len(Slow.calls), len(calls_s) - 1)])
 
 
 @pytest.mark.parametrize("pass_", ["fwd", "fwdbwd"])
@@ -266,3 +289,75 @@ def test_what_is_not_the_same_tells_nothing():
     assert [known.least_s(one, EAGER) for one in others] == [0.0] * len(others)
     assert known.least_s(of(), replace(EAGER, backend="flex")) == 0.0
     assert known.least_s(of(), replace(EAGER, kind="simulated")) == 0.0
+
+
+@pytest.mark.parametrize("writes_from", [1, 2, 3])
+def test_one_that_writes_to_its_inputs_leaves_them_as_they_were(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, writes_from: int
+):
+    kept: list[tuple[CostInputs, list[Tensor]]] = []
+    load = measure_cost.load_inputs
+
+    def loaded(*given: Any) -> CostInputs:
+        inputs = load(*given)
+        kept.append((inputs, [x.clone() for x in inputs.copies[0]]))
+        return inputs
+
+    monkeypatch.setattr(measure_cost, "load_inputs", loaded)
+    monkeypatch.setattr(SlowAndWrites, "writes_from", writes_from, raising=False)
+    takes_in_turn(monkeypatch, 5.0, 3.0, 0.03)  # so that it is called three times if it is well
+    found = measured("slow-writes")["slow-writes@auto"]
+    assert (found["status"], found["reason"]) == ("wrong", "the call changed its input v")
+    assert len(Slow.calls) == writes_from
+    ((inputs, before),) = kept
+    assert all(map(torch.equal, inputs.copies[0], before))
+
+
+def test_those_after_one_that_compiled_and_wrote_have_their_time(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(SlowAndWrites, "writes_from", 1, raising=False)
+    takes_in_turn(monkeypatch, 100.0, 0.03)
+    found = measured("slow-writes", "slow")
+    assert {name: x["status"] for name, x in found.items()} == {
+        "slow-writes@auto": "wrong",
+        "slow@auto": "ok",
+    }
+
+
+@pytest.mark.parametrize("first_s", [1.0, 5.0])
+def test_one_call_that_was_disturbed_decides_nothing(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, first_s: float
+):
+    takes_in_turn(monkeypatch, first_s, 3.0, 0.03)
+    assert measured("slow")["slow@auto"]["status"] == "ok"
+
+
+def test_the_quicker_of_two_calls_is_what_a_skip_names(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    takes_in_turn(monkeypatch, 5.0, 3.0, 2.0)
+    assert measured("slow")["slow@auto"]["reason"].startswith("17 calls of 2 s do not fit")
+    assert len(Slow.calls) == 3
+    assert "calls of at least 2 s" in measured("slow", pass_="fwdbwd")["slow@auto"]["reason"]
+    assert len(Slow.calls) == 3
+
+
+def test_what_one_call_said_that_was_not_confirmed_is_not_passed_on(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    takes_in_turn(monkeypatch, 20.0, 12.0, 0.03)
+    found = measured("slow")["slow@auto"]
+    assert found["status"] == "skipped"
+    assert found["reason"].startswith("what is left of the group's 30 s is too short for it")
+    assert len(Slow.calls) == 2
+    assert measured("slow", length=64)["slow@auto"]["status"] == "ok"
+
+
+def test_nobody_else_is_blamed_for_time_that_its_own_calls_took(
+    measured: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    takes_in_turn(monkeypatch, 1.2, 12.0, 1.2)  # 17 calls would take 20.4 s of 30, and 17 are left
+    found = measured("slow")["slow@auto"]
+    assert found["status"] == "skipped"
+    assert found["reason"].startswith("what is left of the group's 30 s is too short for it")
