@@ -248,6 +248,10 @@ def _remarks(
             f"intervals of {what} times are over the rounds of one launch, so drift between "
             "launches is not in them: measure both with --launches 3"
         )
+    bare = int(timed.over.eq("nothing").sum())
+    if bare:
+        said.append(f"{bare} of the {len(timed)} times have no two finite repeats in both runs, so "
+                    f"no interval: {UNCLEAR}")  # fmt: skip
     for over in ("launches", "rounds"):
         said += _on_variances(timed[timed.over.eq(over)], over)
     told = [

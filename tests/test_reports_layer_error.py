@@ -50,6 +50,17 @@ def test_nothing_is_said_of_few_or_of_records_without_errors():
     assert layer_error_text(frame(ROWS).assign(layer_error=math.nan)) == []
 
 
+def test_what_has_no_perplexity_is_neither_counted_nor_ranked():
+    extra = ("local[window=9]", "asked", math.nan, 3.0, 0.25)
+    (said,) = layer_error_text(frame([*ROWS, extra]))
+    assert "0.29 with perplexity (7 patterns and schedules)" in said
+    assert "the loss on the second copy (7)" in said
+    few = frame([ROWS[0], *ROWS[3:7], extra])
+    assert not any("with perplexity" in one for one in layer_error_text(few))
+    # All that have a perplexity are close: there is nothing to say of them apart.
+    assert "Among those" not in layer_error_text(frame([*ROWS[:6], extra]))[0]
+
+
 def test_without_full_attention_none_are_close():
     (said,) = layer_error_text(frame(ROWS[1:]))
     assert "0.29 with perplexity" in said

@@ -140,6 +140,76 @@ def test_few_cases_share_nothing():
     assert few.half_width[0] == pytest.approx(quantile * own)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_variance_that_is_no_number_leaves_the_others_as_they_are(bad: float):
+    generator = np.random.default_rng(13)
+    a, b = two_runs(generator, lent=4.0, drift=1.0)
+    rest = differences(a[1:], b[1:], level=1 - 0.01 * (CASES - 1) / CASES)  # corrected alike
+    a[0] = a[0]._replace(variance=bad)
+    found = differences(a, b, level=0.99)
+    assert found.shared.tolist() == [False, *rest.shared.tolist()]
+    assert found.half_width[1:] == pytest.approx(rest.half_width, rel=1e-6)
+    assert not np.isfinite(found.half_width[0])
+    few = differences(a[:FEWEST], b[:FEWEST], level=0.99)  # one of them tells nothing
+    assert not few.shared.any()
+    assert np.isfinite(few.half_width[1:]).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_round_that_is_no_time_makes_only_its_own_case_less_sure(bad: float):
+    a, b = run(14), run(15)
+    a["time.launches"].iloc[3][1]["rounds_ms"][4] = bad  # not the first: min() would see that
+    found = change.changes(a, b, threshold=0.05).query("quantity == 'time'")
+    assert np.isfinite(found[["ratio", "low", "high"]].to_numpy(float)).all()
+    assert found.verdict.eq("SAME").sum() >= 195
+    assert found.over.eq("launches").all()  # two of its three launches are left
+    for launch in a["time.launches"].iloc[5]:
+        launch["rounds_ms"] = [bad] * 5
+    found = change.changes(a, b, threshold=0.05).query("quantity == 'time'")
+    assert found.over.iloc[5] == "nothing"
+    assert found.verdict.iloc[5] == "UNCLEAR"
+    assert found.verdict.eq("SAME").sum() >= 195
+
+
+@pytest.mark.parametrize(("cases", "equal"), [(3, 1), (7, 2), (12, 7)])
+def test_repeats_that_are_equal_to_the_clocks_tick_are_not_exact(cases: int, equal: int):
+    generator = np.random.default_rng(16)
+    a, b = (one[:cases] for one in two_runs(generator, lent=4.0, drift=1.0))
+    for part in (a, b):
+        part[:equal] = [one._replace(variance=0.0) for one in part[:equal]]
+    found = differences(a, b, level=0.99)
+    assert (found.half_width > 0).all()
+    assert found.shared.all() == (cases >= FEWEST)
+
+
+@pytest.mark.parametrize("cases", [4, 200])
+def test_where_no_repeats_differ_the_clock_is_all_that_is_unsure(cases: int):
+    a, b = run(17)[:cases], run(17, slower={0: 1.2})[:cases]
+    for frame in (a, b):
+        for launches in frame["time.launches"]:
+            for launch in launches:
+                launch["rounds_ms"] = launches[0]["rounds_ms"]
+    found = change.changes(a, b, threshold=0.05).query("quantity == 'time'")
+    half = np.log(found.high / found.low).to_numpy() / 2
+    freedom = student_quantile(0.005 / cases, 4.0)
+    tick = 5e-4 / a["time.cold_ms.median"].to_numpy()  # half a microsecond
+    assert half == pytest.approx(freedom * tick / math.sqrt(12) * math.sqrt(2 / 3), rel=1e-6)
+    assert not found.shared.any()
+
+
+@pytest.mark.parametrize("interval", [None, [0.0, 1.0], [math.nan, 1.0]])
+def test_the_text_counts_times_without_an_interval(interval: list[float] | None, tmp_path: Path):
+    a, b = (folder(tmp_path / name, (1024,)) for name in "ab")
+    lines = [json.loads(line) for line in (b / "records.jsonl").read_text().splitlines()]
+    lines[0]["time"]["launches"] = [{"rounds_ms": [math.nan]}] * 3
+    lines[0]["time"]["cold_ms"]["interval"] = interval
+    (b / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    found = comparison.compare(a, b)
+    count = int(found.changes.quantity.eq("time").sum())
+    said = comparison.as_text(found)
+    assert f"1 of the {count} times have no two finite repeats in both runs" in said
+
+
 def test_the_text_says_whose_variances_the_intervals_have(tmp_path: Path):
     a, b = (folder(tmp_path / name, (1024, 2048, 4096)) for name in "ab")
     found = comparison.compare(a, b)

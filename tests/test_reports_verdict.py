@@ -105,20 +105,63 @@ def test_what_waits_for_a_wider_interval_is_called_unclear(tmp_path: Path):
     assert "Too noisy to tell: sinks." in found
 
 
-def test_what_waited_for_python_everywhere_is_named_and_not_ranked(tmp_path: Path):
-    run = make(
-        tmp_path, patterns=[FULL, USEFUL, SLOW_AND_CLOSE], lengths=(2048, 4096), captured=(2048,),
-        layers=(0,), passes=("fwd",), maps=0, failures=False,
-    )  # fmt: skip
+def waiting(folder: Path, patterns: list[tuple], waited: set[str], **changes) -> Run:
+    """A run whose calls of some patterns all waited for Python."""
+    settings = {
+        "patterns": patterns, "lengths": (2048, 4096), "captured": (2048,), "layers": (0,),
+        "passes": ("fwd",), "maps": 0, "failures": False,
+    }  # fmt: skip
+    run = make(folder, **settings | changes)
     lines = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     for line in lines:
-        if line["kind"] == "cost" and line["case"]["asked"] == SLOW_AND_CLOSE[0]:
+        if line["kind"] == "cost" and line["case"]["asked"] in waited:
             line["time"]["notes"] = {**line["time"].get("notes", {}), "host": "Python took longer"}
     (run / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = said(read(run))
+    return read(run)
+
+
+def test_what_waited_for_python_everywhere_is_named_and_not_ranked(tmp_path: Path):
+    found = said(waiting(tmp_path, [FULL, USEFUL, SLOW_AND_CLOSE], {SLOW_AND_CLOSE[0]}))
     (waited,) = [one for one in found if one.startswith("Not compared by speed")]
     assert "window 512 + sinks" in waited
+    assert "that could be compared is faster. Beyond" in found[0]
     assert not any("at 0" in one or "slower" in one for one in found)
+
+
+def test_where_all_close_ones_waited_nothing_is_said_of_which_is_faster(tmp_path: Path):
+    patterns = [FULL, USEFUL, SLOW_AND_CLOSE, FAST_AND_FAR]
+    longer = {"lengths": (1024, 2048, 4096, 8192), "captured": (1024, 2048)}
+    found = said(waiting(tmp_path, patterns, {USEFUL[0], SLOW_AND_CLOSE[0]}, **longer))
+    assert found[0] == (
+        "No pattern with an output error of 0.4 or less could be compared with full attention by "
+        "speed, so this run cannot say which to use."
+    )
+    assert "local" in found[1]
+    assert sum(one.startswith("Not compared by speed, for the GPU waited") for one in found) == 1
+
+
+def test_what_waited_is_named_where_no_errors_are_known(tmp_path: Path):
+    run = waiting(tmp_path / "some", [FULL, USEFUL, SLOW_AND_CLOSE], {USEFUL[0]}, captured=())
+    waits = "Not compared by speed, for the GPU waited for Python in every call: "
+    assert f"{waits}window 64 + sinks." in said(run)
+    run = waiting(tmp_path / "all", [FULL, USEFUL], {USEFUL[0]}, captured=())
+    assert said(run)[0].startswith("No pattern could be compared with dense attention by speed")
+
+
+def test_a_time_without_a_dense_one_beside_it_has_not_waited(tmp_path: Path):
+    waiting(tmp_path, [FULL, USEFUL, SLOW_AND_CLOSE], set())
+    path = tmp_path / "records.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "cost" and line["case"]["asked"] == SLOW_AND_CLOSE[0]:
+            line["group"] += "-alone"
+            line["time"]["ratio_to_dense"] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read(tmp_path)
+    (told,) = [one for one in said(run) if one.startswith("Not compared by speed")]
+    assert told.endswith(
+        "for no usable time of theirs stands beside a dense one: window 512 + sinks."
+    )
 
 
 def test_only_what_no_other_one_beats_is_worth_it():

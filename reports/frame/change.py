@@ -23,6 +23,7 @@ LEVEL = 0.99
 """The probability with which all intervals of a comparison hold together."""
 
 _TICK_MS = 1e-3  # no difference below one microsecond is called one
+_CLOCK_MS = 5e-4  # what CUDA's documentation gives as the resolution of its events
 _GRAIN_BYTES = 1 << 16  # what allocators round to, several times
 _FLOOR_QUANTILE = 0.95
 _Z95 = 1.959964
@@ -127,15 +128,18 @@ def repeats_of(row: Mapping[str, Any], over: str) -> Repeats | None:
     """
     rounds = rounds_of(row)
     if over == "launches":
-        middles = [centre(np.log(one).tolist()) for one in rounds if min(one, default=0) > 0]
+        good = [one for one in rounds if one and all(map(_is_time, one))]
+        middles = [centre(np.log(one).tolist()) for one in good]
         return Repeats.around_mean(middles) if len(middles) > 1 else None
-    values = [math.log(value) for one in rounds for value in one if value > 0]
+    values = [math.log(value) for one in rounds for value in one if _is_time(value)]
     if len(values) > 1:
         return Repeats.around_median(values)
     median, interval, count = (
         row.get(f"time.{name}") for name in ("cold_ms.median", "cold_ms.interval", "rounds")
     )
     if not isinstance(interval, list) or not median or not median > 0 or not count or count < 2:
+        return None
+    if not all(map(_is_time, interval)):
         return None
     error = math.log(interval[1] / interval[0]) / 2 / _Z95
     return Repeats(math.log(median), error**2 * count, int(count))
@@ -172,7 +176,10 @@ def _times(pairs: Pairs, floor: float, threshold: float) -> list[dict[str, Any]]
         # Corrected for all of them, whatever their intervals are over.
         level = 1 - (1 - LEVEL) * len(part) / max(1, len(timed))
         found = differences(
-            [x for x, _ in part.values()], [y for _, y in part.values()], level=level
+            [x for x, _ in part.values()],
+            [y for _, y in part.values()],
+            level=level,
+            least=[_rounding(timed[key]) for key in part],
         )
         for key, value, half, shared in zip(
             part, found.value, found.half_width, found.shared.tolist(), strict=True
@@ -281,6 +288,16 @@ def _both_ok(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
 
 def _has_time(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> bool:
     return all((_number(row, "time.cold_ms.median") or 0.0) > 0 for row in pair)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
+def _rounding(pair: tuple[Mapping[str, Any], Mapping[str, Any]]) -> float:
+    """The variance of a logarithm of a time that the clock rounds, evenly within its last tick."""
+    least = min(row["time.cold_ms.median"] for row in pair)
+    return float((_CLOCK_MS / least) ** 2 / 12)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

@@ -148,7 +148,10 @@ def crossover(
 
 
 def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a line (asked, backend, pass) of a frame with speed-ups; dense rows are left out."""
+    """One row a line (asked, backend, pass) of a frame with speed-ups; dense rows are left out.
+
+    `waited` is true where every time of a line holds waits for Python, so that it has no speed-up.
+    """
     rows = []
     bounds_of = ("speedup", "speedup_low", "speedup_high")
     lines = frame[~frame.name.eq("full")].groupby(["asked", "backend", "pass"], sort=True)
@@ -176,9 +179,15 @@ def crossovers(frame: pd.DataFrame) -> pd.DataFrame:
                 "fastest_at_longest": last["speedup_high"],
                 "simulated": bool(part.simulated.any()),
                 "quadratic": bool(part.quadratic.any()),
+                "waited": _waited(part),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _waited(part: pd.DataFrame) -> bool:
+    timed = part[part.ms.notna()]
+    return "host" in timed and len(timed) > 0 and bool(timed.host.ne("").all())
 
 
 def _passes_one(lengths: np.ndarray, speedups: np.ndarray) -> tuple[float | None, str]:

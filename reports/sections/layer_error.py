@@ -23,8 +23,9 @@ def layer_error_text(rows: pd.DataFrame) -> list[str]:
         return []
     said = f"Rank correlation of the error at a layer (Spearman): {every}."
     if len(full):
-        close = asked[asked.perplexity <= CLOSE * float(full.perplexity.iloc[0])]
-        among = _agreement(close) if len(close) < len(asked) else ""
+        known = asked.dropna(subset=["perplexity"])
+        close = known[known.perplexity <= CLOSE * float(full.perplexity.iloc[0])]
+        among = _agreement(close) if len(close) < len(known) else ""
         if among:
             said += f" Among those with at most {CLOSE:g} times the perplexity of full: {among}."
     return [paragraph(said)]
@@ -40,13 +41,16 @@ def _agreement(rows: pd.DataFrame) -> str:
     if len(rows) < FEWEST:
         return ""
     told = [not in_step(str(one)) for one in rows.asked]
+    reading = rows.dropna(subset=["perplexity"])
     copying = rows[told].dropna(subset=["second_copy"])
     found = []
     for part, column, name in (
-        (rows, "perplexity", f"perplexity ({len(rows)} patterns and schedules)"),
+        (reading, "perplexity", f"perplexity ({len(reading)} patterns and schedules)"),
         (copying, "second_copy", f"the loss on the second copy ({len(copying)})"),
     ):
+        if len(part) < FEWEST:
+            continue
         value = rank_correlation(part.layer_error, part[column])
-        if len(part) >= FEWEST and math.isfinite(value):
+        if math.isfinite(value):
             found.append(f"{value:.2f} with {name}")
     return " and ".join(found)

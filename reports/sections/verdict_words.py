@@ -65,20 +65,22 @@ def _speed(run: Run, rows: pd.DataFrame) -> list[str]:
     found = overtakes(frame, one, rows)
     known = with_errors(found, rows) if len(rows) and len(found) else found.iloc[:0]
     if len(known) == 0:
-        return [escape(_alone(found, fact, span)), *_unclear(found)]
+        return [escape(_alone(found, fact, span)), *_unclear(found), *_uncompared(found)]
     near = known[known.error.le(CLOSE)]
     return [
         escape(_advice(near, span)),
         *_bought(known),
         *_behind(near),
         *_unclear(near),
-        *_waited(near),
+        *_uncompared(near),
     ]
 
 
 def _alone(found: pd.DataFrame, fact: str, span: str) -> str:
     """Which is faster, where no error is known."""
     ahead = found[found["at"].notna()] if len(found) else found
+    if len(found) and found.longest.eq(0).all():
+        return f"No pattern could be compared with dense attention by speed ({fact})."
     if len(ahead) == 0:
         return (f"Use full attention: from {span} nothing measured here is faster than the fastest "
                 f"dense kernel ({fact}).")  # fmt: skip
@@ -97,6 +99,12 @@ def _advice(near: pd.DataFrame, span: str) -> str:
     """What to use when, among the patterns that are close enough to full attention."""
     ahead = near[near["at"].notna()].sort_values(["at", "asked"], kind="stable")
     within = f"an output error of {CLOSE:g} or less"
+    compared = near[near.longest.gt(0)]
+    if len(near) and len(compared) == 0:
+        return (f"No pattern with {within} could be compared with full attention by speed, so this "
+                f"run cannot say which to use.")  # fmt: skip
+    if len(compared) < len(near):
+        within += " that could be compared"
     if len(ahead) == 0:
         return f"Use full attention: from {span} no pattern with {within} is faster."
     first = ahead.iloc[0]
@@ -162,13 +170,20 @@ def _unclear(found: pd.DataFrame) -> list[str]:
     return [escape(f"Too noisy to tell: {joined(open_.label)}.")] if len(open_) else []
 
 
-def _waited(found: pd.DataFrame) -> list[str]:
-    """Which have no speed-up at any length, because their calls waited for Python."""
-    never = found[found.longest.eq(0)] if len(found) else found
-    if len(never) == 0:
+def _uncompared(found: pd.DataFrame) -> list[str]:
+    """Which have no speed-up at any length: their calls waited for Python, or lack a dense time."""
+    if len(found) == 0:
         return []
-    names = joined(_named(label) for label in never.label)
-    return [escape(f"Not compared by speed, for the GPU waited for Python in every call: {names}.")]
+    never = found[found.longest.eq(0)]
+    parts = {
+        "the GPU waited for Python in every call": never[never.waited],
+        "no usable time of theirs stands beside a dense one": never[~never.waited],
+    }
+    return [
+        escape(f"Not compared by speed, for {why}: {joined(map(_named, rows.label))}.")
+        for why, rows in parts.items()
+        if len(rows)
+    ]
 
 
 def _stairs(rows: pd.DataFrame) -> list[str]:
