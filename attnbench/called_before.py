@@ -1,61 +1,61 @@
 """Which first calls were made before, by the same code on such a machine: they compile nothing.
 
-A list lies in the cache of what compiles, so that whoever empties the cache empties the list.
+A list lies in the cache of what compiles, so that whoever empties the cache empties the list:
+Triton's, and for FlexAttention that of torch.compile.
 """
 
 import hashlib
 from contextlib import suppress
 from pathlib import Path
 
+from attnbench.first_calls import FLEX, FirstCall
+
 _NAME = "attnbench-called-before.txt"
 
 
 class CalledBefore:
-    """The calls in a list, a line each; one that cannot be kept is made again."""
+    """The calls in both lists, a line each; one that cannot be kept is made again."""
 
-    def __init__(self, path: Path, code: str, machine: str) -> None:
-        """Read the list.
+    def __init__(self, triton: Path, inductor: Path, code: str, machine: str) -> None:
+        """Read the lists.
 
         Args:
-            path: of the list, which need not be there.
+            triton: the list of our own kernels, which need not be there.
+            inductor: that of FlexAttention.
             code: the sources of what is called.
             machine: its key, which other compilers and cards change.
         """
-        self._path, self._prefix = path, f"{code}\0{machine}\0"
+        self._triton, self._inductor = triton, inductor
+        self._prefix = f"{code}\0{machine}\0"
         self._marks: set[str] = set()
-        with suppress(OSError, UnicodeDecodeError):
-            self._marks.update(path.read_text(encoding="ascii").split())
+        for path in (triton, inductor):
+            with suppress(OSError, UnicodeDecodeError):
+                self._marks.update(path.read_text(encoding="ascii").split())
 
-    def __contains__(self, call: object) -> bool:
+    def __contains__(self, call: FirstCall) -> bool:
         """Whether this call was made."""
         return self._mark(call) in self._marks
 
-    def add(self, call: object) -> None:
+    def add(self, call: FirstCall) -> None:
         """This call was made."""
         mark = self._mark(call)
         self._marks.add(mark)
-        with suppress(OSError), self._path.open("a", encoding="ascii") as file:
+        path = self._inductor if call.backend == FLEX else self._triton
+        with suppress(OSError), path.open("a", encoding="ascii") as file:
             file.write(mark + "\n")
 
-    def _mark(self, call: object) -> str:
+    def _mark(self, call: FirstCall) -> str:
         return hashlib.sha256((self._prefix + repr(call)).encode()).hexdigest()[:16]
 
 
-def beside_triton() -> Path | None:
-    """The list in the cache of our own kernels; None where there is no Triton."""
+def called_before(code: str, machine: str) -> CalledBefore | None:
+    """What was called before; None where nothing can be compiled, or kept."""
     try:
         import triton
-
-        return Path(triton.knobs.cache.dir) / _NAME
-    except (ImportError, AttributeError, RuntimeError):
-        return None
-
-
-def beside_inductor() -> Path | None:
-    """The list in the cache of what torch.compile makes, FlexAttention for one."""
-    try:
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-        return Path(cache_dir()) / _NAME
-    except (ImportError, OSError):
+        ours = Path(triton.knobs.cache.dir)
+        theirs = Path(cache_dir())
+    except (ImportError, AttributeError, RuntimeError, OSError):
         return None
+    return CalledBefore(ours / _NAME, theirs / _NAME, code, machine)

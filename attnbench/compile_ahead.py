@@ -22,10 +22,10 @@ from typing import Any
 import psutil
 import torch
 
-from attnbench.called_before import CalledBefore, beside_inductor, beside_triton
+from attnbench.called_before import CalledBefore, called_before
 from attnbench.case import AnyCase
 from attnbench.child import end_with_parent
-from attnbench.first_calls import FLEX, FirstCall, call_once, first_calls
+from attnbench.first_calls import FirstCall, call_once, first_calls
 
 _WORTH_IT = 8  # calls; fewer are made sooner than processes are started
 _MOST_PROCESSES = 32
@@ -33,16 +33,15 @@ _PROCESS_BYTES = 4 << 30  # of GPU memory: its context, and a call at a long len
 _HOST_BYTES = 3 << 30  # of the machine's memory: PyTorch, CUDA and a compiler
 _PATIENCE_S = 10.0  # for a process that was killed to be gone
 _LONGEST_S = threading.TIMEOUT_MAX
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-Lists = Mapping[bool, CalledBefore]  # what was called before: by whether FlexAttention runs it
+Environment = Mapping[str, str]
 
 
 def before_a_run(
     cases: Sequence[AnyCase],
     processes: int | None,
     *,
-    gpus: Sequence[str | None],
+    places: Sequence[Environment],
     gpu_bytes: int,
     code: str,
     machine: str,
@@ -54,8 +53,8 @@ def before_a_run(
     Args:
         cases: what will be measured.
         processes: how many make them; None: as many as are worth it.
-        gpus: those of the run, as CUDA_VISIBLE_DEVICES names them.
-        gpu_bytes: memory of each.
+        places: the environment of each place of the run, which names its GPU.
+        gpu_bytes: memory of a GPU.
         code: the sources of what is called.
         machine: its key.
         hang_s: after so long without any call that ends, the rest is left to the run.
@@ -66,31 +65,20 @@ def before_a_run(
     """
     began = time.monotonic()
     calls = first_calls(cases)
-    lists = _lists(calls, code, machine)
-    if calls and lists is None and processes:
-        _say("there is no Triton: nothing is compiled ahead")
-    calls = [one for one in calls if lists and one not in lists[one.backend == FLEX]]
+    before = called_before(code, machine) if calls else None
+    if calls and before is None and processes:
+        _say("nothing is compiled ahead: there is no Triton, or no cache for it")
+    calls = [one for one in calls if before is not None and one not in before]
     if processes is None:
-        processes = worth_it(len(calls), len(gpus) * (gpu_bytes // _PROCESS_BYTES))
+        processes = worth_it(len(calls), len(places) * (gpu_bytes // _PROCESS_BYTES))
     if calls and processes:
         _say(
             f"{len(calls)} implementations are called for the first time: {processes} processes "
             "compile them"
         )
         limits = {"hang_s": hang_s, "most_s": most_s}
-        compile_ahead(calls, processes, _say, gpus=gpus, before=lists, **limits)
+        compile_ahead(calls, processes, _say, places=places, before=before, **limits)
     return time.monotonic() - began
-
-
-def _lists(calls: Sequence[FirstCall], code: str, machine: str) -> Lists | None:
-    """What was called before; None where nothing can be compiled."""
-    path = beside_triton() if calls else None
-    if path is None:
-        return None
-    ours = CalledBefore(path, code, machine)
-    if any(one.backend == FLEX for one in calls) and (other := beside_inductor()):
-        return {False: ours, True: CalledBefore(other, code, machine)}
-    return {False: ours, True: ours}
 
 
 def worth_it(calls: int, room: int) -> int:
@@ -112,8 +100,8 @@ def compile_ahead(
     processes: int,
     say: Callable[[str], None],
     *,
-    gpus: Sequence[str | None] = (None,),
-    before: Lists | None = None,
+    places: Sequence[Environment] = ({},),
+    before: CalledBefore | None = None,
     hang_s: float = _LONGEST_S,
     most_s: float = _LONGEST_S,
 ) -> dict[FirstCall, str]:
@@ -123,7 +111,7 @@ def compile_ahead(
         calls: from `first_calls`.
         processes: how many at once.
         say: is told how it went.
-        gpus: what CUDA_VISIBLE_DEVICES is to be, in turn; None leaves it as it is.
+        places: what the processes add to their environment, in turn: which GPU is theirs.
         before: gets the calls that were made, failed ones too: a run makes those itself.
         hang_s: after so long without any call that ends, the rest is left to the run.
         most_s: after so long in all, likewise.
@@ -131,14 +119,14 @@ def compile_ahead(
     began = time.monotonic()
     found: dict[FirstCall, str] = {}
     try:
-        with _pool(processes, gpus) as pool:
+        with _pool(processes, places) as pool:
             with _deaf():
                 futures = {pool.submit(call_once, call): call for call in calls}
             for future in _ended(futures, hang_s, began + most_s):
                 call = futures[future]
                 found[call] = _why(future)
                 if before is not None:
-                    before[call.backend == FLEX].add(call)
+                    before.add(call)
     except TimeoutError:
         say("compiling ahead takes too long: the run compiles the rest as it goes")
     except BrokenProcessPool:
@@ -155,13 +143,13 @@ def compile_ahead(
 
 
 @contextmanager
-def _pool(processes: int, gpus: Sequence[str | None]) -> Iterator[ProcessPoolExecutor]:
-    """Processes that take GPUs in turn; none of them is left when this ends."""
+def _pool(processes: int, places: Sequence[Environment]) -> Iterator[ProcessPoolExecutor]:
+    """Processes that take places in turn; none of them is left when this ends."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     turns = context.SimpleQueue()
     for number in range(processes):
-        turns.put(gpus[number % len(gpus)])
+        turns.put(dict(places[number % len(places)]))
     pool = ProcessPoolExecutor(processes, context, _begin, (os.getpid(), turns))
     try:
         yield pool
@@ -220,9 +208,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _begin(parent: int, turns: "SimpleQueue[str | None]") -> None:
-    """End with the parent, and take one core and one of the GPUs."""
+def _begin(parent: int, turns: "SimpleQueue[dict[str, str]]") -> None:
+    """End with the parent, and take one core and a place."""
     end_with_parent(parent)
     torch.set_num_threads(1)
-    if (mine := turns.get()) is not None:
-        os.environ[_VISIBLE] = mine
+    os.environ.update(turns.get())

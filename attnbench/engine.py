@@ -26,7 +26,7 @@ from attnbench.measure import Measurer
 from attnbench.measure_cost import Protocol
 from attnbench.opening import open_run
 from attnbench.outcome import Origin
-from attnbench.places import Crew, Place, visible
+from attnbench.places import Crew, Place
 from attnbench.presets import Plan
 from attnbench.progress import Progress
 from attnbench.records import MACHINE, RUN, Journal, journal, read_document, write_document
@@ -189,7 +189,7 @@ def _compiled(
     took_s = before_a_run(
         [case for _, cases in left for case in cases],
         processes,
-        gpus=visible(places),
+        places=[place.environment for place in places] or [{}],
         gpu_bytes=found.get("gpu_memory_bytes", 0),
         code=origin.version.partition("+")[0],
         machine=origin.machine,

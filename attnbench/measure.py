@@ -82,7 +82,7 @@ class Measurer:
                 if time.perf_counter() > end:
                     raise Ended(
                         "skipped",
-                        f"the group's budget of {budget_s:.0f} s was spent on others: "
+                        f"the group's {budget_s:.0f} s were over before its turn: "
                         "--retry skipped with a larger --budget does it",
                     )
                 if layer is None or layer.case.layer != case.layer:

@@ -54,11 +54,6 @@ def places(device: str, *, gpus: str | None = None, workers: str | None = None) 
     return [Place(environment={_VISIBLE: name}) for name in there[:count]]
 
 
-def visible(chosen: Sequence[Place]) -> tuple[str | None, ...]:
-    """The GPU of each place, as CUDA_VISIBLE_DEVICES names it; None for the one that is there."""
-    return tuple(place.environment.get(_VISIBLE) for place in chosen) or (None,)
-
-
 class Crew:
     """The workers of all places; they start together."""
 

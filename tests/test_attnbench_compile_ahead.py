@@ -18,7 +18,7 @@ import run_bench
 from attnbench import compile_ahead as module
 from attnbench import engine
 from attnbench import first_calls as calls_module
-from attnbench.called_before import CalledBefore, beside_inductor
+from attnbench.called_before import CalledBefore, called_before
 from attnbench.case import AnyCase
 from attnbench.compile_ahead import before_a_run, compile_ahead, worth_it
 from attnbench.first_calls import FirstCall, call_once, first_calls
@@ -182,20 +182,23 @@ def test_a_parent_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> Non
         time.sleep(0.05)
 
 
+def listed(folder: Path, code: str = "code", machine: str = "machine") -> CalledBefore:
+    return CalledBefore(folder / "triton", folder / "inductor", code, machine)
+
+
 def test_a_list_remembers_calls_of_the_same_code_on_such_a_machine(tmp_path: Path) -> None:
-    path = tmp_path / "called"
-    CalledBefore(path, "code", "machine").add(call())
-    again = CalledBefore(path, "code", "machine")
-    assert call() in again
-    assert call(length=17) not in again
-    assert call() not in CalledBefore(path, "other", "machine")
-    assert call() not in CalledBefore(path, "code", "other")
+    listed(tmp_path).add(call())
+    assert call() in listed(tmp_path)
+    assert call(length=17) not in listed(tmp_path)
+    assert call() not in listed(tmp_path, code="other")
+    assert call() not in listed(tmp_path, machine="other")
 
 
 def test_a_list_that_cannot_be_read_or_written_is_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for path in (tmp_path / "binary", tmp_path, tmp_path / "no" / "folder"):
-        found = CalledBefore(path, "code", "machine")
+    (tmp_path / "triton").write_bytes(b"\xff\xfe")
+    (tmp_path / "folders" / "triton").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "folders", tmp_path / "no" / "folder"):
+        found = listed(folder)
         found.add(call())
         assert call() in found
 
@@ -209,8 +212,8 @@ def test_a_second_run_calls_nothing_ahead(
     part = replace(part, backends=("sdpa",), baselines=False, passes=("fwd",), sources=())
     cases = [case for group in groups_of([part]) for case in group.cases]
 
-    monkeypatch.setattr(module, "beside_triton", lambda: tmp_path / "called")
-    room = {"gpus": (None,), "gpu_bytes": 64 << 30, "code": "code", "machine": "machine"}
+    monkeypatch.setattr(module, "called_before", lambda *key: listed(tmp_path, *key))
+    room = {"places": [{}], "gpu_bytes": 64 << 30, "code": "code", "machine": "machine"}
 
     def go(processes: int | None) -> str:
         limits = {"hang_s": 60.0, "most_s": 60.0}
@@ -222,29 +225,29 @@ def test_a_second_run_calls_nothing_ahead(
     assert "implementations are called for the first time: 1 processes" in first
     assert "failed" not in first
     assert go(1) == ""
-    monkeypatch.setattr(module, "beside_triton", lambda: None)
+    monkeypatch.setattr(module, "called_before", lambda *_: None)
     assert go(None) == ""
-    assert go(1) == "there is no Triton: nothing is compiled ahead\n"
+    assert go(1) == "nothing is compiled ahead: there is no Triton, or no cache for it\n"
 
 
-def test_flex_attention_is_remembered_in_the_cache_of_torch_compile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "beside_triton", lambda: tmp_path / "triton")
-    monkeypatch.setattr(module, "beside_inductor", lambda: tmp_path / "inductor")
-    lists = module._lists([call(backend="flex"), call()], "code", "machine")
-    assert lists is not None
-    lists[True].add(call(backend="flex"))
+def test_flex_attention_is_remembered_in_the_cache_of_torch_compile(tmp_path: Path) -> None:
+    listed(tmp_path).add(call(backend="flex"))
     assert (tmp_path / "inductor").exists()
     assert not (tmp_path / "triton").exists()
-    assert beside_inductor() is not None
+    assert call(backend="flex") in listed(tmp_path)
+
+
+def test_the_lists_lie_in_the_caches() -> None:
+    found = called_before("code", "machine")
+    assert found is not None
+    assert Path(found._triton).parent.name == "cache"
+    assert "inductor" in Path(found._inductor).parent.name
 
 
 def test_what_failed_ahead_is_not_tried_ahead_again(tmp_path: Path) -> None:
-    before = CalledBefore(tmp_path / "called", "code", "machine")
     wrong = call(backend="nothing")
-    assert list(compile_ahead([wrong], 1, print, before={False: before, True: before})) == [wrong]
-    assert wrong in CalledBefore(tmp_path / "called", "code", "machine")
+    assert list(compile_ahead([wrong], 1, print, before=listed(tmp_path))) == [wrong]
+    assert wrong in listed(tmp_path)
 
 
 def test_compiling_ahead_takes_from_the_time_of_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +266,7 @@ def test_compiling_ahead_takes_from_the_time_of_all_places(monkeypatch: pytest.M
     origin = Origin(version="abc+def+dirty", machine="m")
     told = ({"gpu_memory_bytes": 9}, plan, 60.0)
     assert engine._compiled(left, None, places, spent, origin, *told) == 14.0
-    assert asked["gpus"] == ("2", "5")
+    assert asked["places"] == [place.environment for place in places]
     assert asked["code"] == "abc"  # a commit of documents compiles nothing anew
     assert asked["most_s"] == plan.budget_s / 4
     assert len(asked["cases"]) == sum(len(group.cases) for group in groups)  # type: ignore[arg-type]
