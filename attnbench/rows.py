@@ -29,7 +29,7 @@ def check_rows(pattern: Pattern, length: int, count: int = ROWS) -> Tensor:
         last = (length - 1) // size * size  # where the last block begins
         chosen += [size - 1, size, size + 1, last - 1, last, 2 * size]
     chosen = list(dict.fromkeys(row for row in chosen if 0 <= row < length))[:_EDGES]
-    others = torch.randperm(length, generator=Generator().manual_seed(0)).tolist()
+    others = torch.randperm(length, generator=Generator().manual_seed(0))[:count].tolist()
     return torch.tensor(sorted(list(dict.fromkeys([*chosen, *others]))[:count]))
 
 

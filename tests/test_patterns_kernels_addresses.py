@@ -3,6 +3,8 @@
 In Triton's interpreter, forward and backward, in half precision: that has the tiles of Hopper.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -27,15 +29,17 @@ CASES = [
 
 
 @pytest.fixture
-def addresses(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> Addresses:
+def addresses(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Addresses]:
     """Watched, and tiles as on Hopper."""
-    from patterns.kernels import logsparse_call, logsparse_tiles, window, window_tiles
+    from patterns.kernels import logsparse_call, logsparse_tiles, tile_choice, window, window_tiles
 
     cuda, of_logsparse = torch.device("cuda"), logsparse_tiles.tiles
     hopper = window_tiles._HOPPER
     monkeypatch.setattr(logsparse_call, "tiles", lambda *given: of_logsparse(*given[:-1], cuda))
+    tile_choice.forget()
     monkeypatch.setattr(window, "tiles", lambda kernel, width, *_: hopper[kernel, max(width, 64)])
-    return checked(monkeypatch)
+    yield checked(monkeypatch)
+    tile_choice.forget()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])

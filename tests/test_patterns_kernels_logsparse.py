@@ -5,6 +5,7 @@ a tile, inside a chunk, and put together from several chunks.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from contract import Inputs, dense_output, draw_inputs, gradients, worst
 from attnbench import pattern
 from patterns.base import Pattern
 from patterns.errors import Unsupported
-from patterns.kernels import assembler, logsparse_call, logsparse_tiles
+from patterns.kernels import assembler, logsparse_call, logsparse_tiles, tile_choice
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -125,6 +126,15 @@ def test_half_precision():
     assert max(found[1:]) < 4e-3
 
 
+@pytest.fixture
+def forgetting() -> Iterator[None]:
+    """Launches are made anew, for other tiles, and are not kept."""
+    tile_choice.forget()
+    yield
+    tile_choice.forget()
+
+
+@pytest.mark.usefixtures("forgetting")
 @pytest.mark.parametrize("rows", [32, 64])
 @pytest.mark.parametrize(
     "parameters", ["summary=max", "block=4,summary=mean+size", "block=16,summary=variational"]

@@ -1,9 +1,13 @@
-"""What is worked out once for all launches of a call of Combiner-Logsparse."""
+"""What a call of Combiner-Logsparse is asked for, and the sizes that follow from it.
+
+B batch, H query heads, Hkv key-value heads, L length, D head width.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from patterns.kernels.launching import may_overlap, packs_halves, precision
@@ -25,33 +29,68 @@ class Logsparse:
     scale: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
-    """Sizes and constants that all launches of a call share; several ask for each."""
+    """Sizes and constants that all launches of a call share; several ask for each.
 
-    q: Tensor
-    k: Tensor
+    shape: B, H, L, D.
+    exactness: of the products of float32 numbers.
+    device: of all tensors, on which tile sizes depend.
+    overlapping: a launch may begin while the one before it ends.
+    packing: an instruction takes the maxima of two numbers.
+    """
+
+    shape: tuple[int, ...]
+    kv_heads: int
+    dtype: torch.dtype
+    exactness: str
+    device: torch.device
+    overlapping: bool
+    packing: bool
     form: Logsparse
+
+    @property
+    def heads(self) -> int:
+        return self.shape[1]
+
+    @property
+    def length(self) -> int:
+        return self.shape[2]
+
+    @property
+    def dim(self) -> int:
+        return self.shape[3]
+
+    @property
+    def kind(self) -> int:
+        return KINDS[self.form.kind]
 
     @cached_property
     def lines(self) -> int:
-        return self.q.shape[0] * self.q.shape[1]
+        """Query heads of all sequences."""
+        return self.shape[0] * self.shape[1]
 
     @cached_property
     def group(self) -> int:
-        return self.q.shape[1] // self.k.shape[1]
+        """Query heads that share a head of keys and values."""
+        return self.heads // self.kv_heads
 
     @cached_property
     def sides(self) -> int:
         return 1 if self.form.causal else 2
 
     @cached_property
+    def lists(self) -> int:
+        """One for each side and query head."""
+        return self.lines * self.sides
+
+    @cached_property
     def width(self) -> int:
-        return max(16, power(self.q.shape[3]))
+        return max(16, power(self.dim))
 
     @cached_property
     def tiles(self) -> Tiles:
-        return tiles(self.width, self.q.dtype, self.q.device)
+        return tiles(self.width, self.dtype, self.device)
 
     @cached_property
     def block(self) -> int:
@@ -59,7 +98,7 @@ class Call:
 
         Leaves of one token are leaves of two: a region of a single token is direct.
         """
-        block, length = self.form.block, self.q.shape[2]
+        block, length = self.form.block, self.length
         return max(2, block if block < length else power(length))
 
     @cached_property
@@ -71,11 +110,11 @@ class Call:
     def lag(self) -> int:
         """How far the bound of a query is behind its leaf, in tokens."""
         block = min(self.form.block, self.block)
-        return min(self.form.near, -(-self.q.shape[2] // block)) * block
+        return min(self.form.near, -(-self.length // block)) * block
 
     @cached_property
     def sink(self) -> int:
-        return min(self.form.sink, self.q.shape[2])
+        return min(self.form.sink, self.length)
 
     @cached_property
     def front(self) -> int:
@@ -85,7 +124,7 @@ class Call:
     @cached_property
     def units(self) -> int:
         """Units of each side in regions that some query reads."""
-        return max(0, -(-(self.q.shape[2] - self.lag) // self.unit) - 1)
+        return max(0, -(-(self.length - self.lag) // self.unit) - 1)
 
     @cached_property
     def chunk_units(self) -> int:
@@ -98,47 +137,47 @@ class Call:
 
     @cached_property
     def biased(self) -> bool:
-        return KINDS[self.form.kind] >= KINDS["mean+size"]
+        return self.kind >= KINDS["mean+size"]
 
     @cached_property
     def scale(self) -> float:
         return self.form.scale * _LOG2E
 
     @cached_property
-    def shape(self) -> dict[str, Any]:
+    def constants(self) -> dict[str, Any]:
         """Constants that every kernel takes."""
-        return {"UNIT": self.unit, "DIM": self.q.shape[3]}
+        return {"UNIT": self.unit, "DIM": self.dim}
 
     @cached_property
     def weighing(self) -> dict[str, Any]:
         """Constants of the kernels that go over all regions."""
         levels = 16 if self.units < 1 << 16 else 32
-        return {**self.shape, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
+        return {**self.constants, "WIDTH": self.width, "LEVELS": levels, "SIDES": self.sides}
 
     @cached_property
     def lighter(self) -> dict[str, Any]:
         """Constants by which the kernels that go over all regions leave work out."""
-        return {"SINKS": self.sink > 0, "PACKED": packs_halves(self.q)}
+        return {"SINKS": self.sink > 0, "PACKED": self.packing}
 
     @cached_property
     def reading(self) -> dict[str, Any]:
         """Constants of the kernels whose programs have a tile of queries."""
         form, rows = self.form, self.tiles.rows
         return {
-            **self.shape,
+            **self.constants,
             "WIDTH": self.width,
             "LEVELS": 16 if self.units < 1 << 16 else 32,
             "BLOCK": self.block,
             "GROUP": self.group,
             "T": rows,
-            "KIND": KINDS[form.kind],
+            "KIND": self.kind,
             "CAUSAL": form.causal,
             "OWN": self.lag == 0,
             "WINDOW": self.lag > 0 or self.block > rows or not form.causal,
-            "INNER": self.block < rows and self.q.shape[2] - self.lag > self.block,
+            "INNER": self.block < rows and self.length - self.lag > self.block,
             "OUTER": self.units > 0,
             "SINKS": self.sink > 0,
-            "PRECISION": precision(self.q),
+            "PRECISION": self.exactness,
         }
 
     @cached_property
@@ -150,7 +189,7 @@ class Call:
     @cached_property
     def early(self) -> bool:
         """Whether a launch may begin while the one before it ends."""
-        return self.reads_own and may_overlap(self.q)
+        return self.reads_own and self.overlapping
 
     @cached_property
     def reading_own(self) -> dict[str, Any]:
@@ -158,12 +197,25 @@ class Call:
         reading = self.reading
         left_out = ("CAUSAL", "OWN", "WINDOW", "SINKS")
         kept = {name: x for name, x in reading.items() if name not in left_out}
-        length, dim = self.q.shape[2:]
         return {
             **kept,
-            "PACKED": packs_halves(self.q),
-            "WHOLE": length % reading["T"] == 0 and dim == self.width,
+            "PACKED": self.packing,
+            "WHOLE": self.length % reading["T"] == 0 and self.dim == self.width,
         }
+
+
+def call_of(q: Tensor, k: Tensor, form: Logsparse) -> Call:
+    """What q [B, H, L, D] and k [B, Hkv, L, D] are asked for."""
+    return Call(
+        shape=q.shape,
+        kv_heads=k.shape[1],
+        dtype=q.dtype,
+        exactness=precision(q),
+        device=q.device,
+        overlapping=may_overlap(q),
+        packing=packs_halves(q),
+        form=form,
+    )
 
 
 def power(count: int) -> int:

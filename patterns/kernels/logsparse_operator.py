@@ -12,7 +12,7 @@ from torch import Tensor
 
 from patterns.kernels import logsparse
 from patterns.kernels.logsparse_back import backward
-from patterns.kernels.logsparse_call import Logsparse
+from patterns.kernels.logsparse_call import Logsparse, call_of
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
@@ -38,7 +38,7 @@ def _forward(
 
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *spelled: Any) -> list[Tensor]:
-    return list(logsparse.empty_results(q, k, v, _form(*spelled)))
+    return list(logsparse.empty_results(q, k, v, call_of(q, k, _form(*spelled))))
 
 
 @torch.library.custom_op("attnbench::combiner_logsparse_backward", mutates_args=())
