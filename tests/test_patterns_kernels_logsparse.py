@@ -13,7 +13,8 @@ import torch
 from contract import Inputs, dense_output, draw_inputs, gradients, worst
 
 from attnbench import pattern
-from patterns.base import Pattern
+from patterns.base import Pattern, Shape
+from patterns.computed import counting
 from patterns.errors import Unsupported
 from patterns.kernels import assembler, logsparse_call, logsparse_tiles, tile_choice
 
@@ -185,3 +186,28 @@ def test_an_assembler_that_gets_the_kernels_wrong_is_refused(
     why = form._refusal("triton", q)
     assert (why is None) == right
     assert right or "ptxas of CUDA 12.8" in why
+
+
+def counted(parameters: str, length: int) -> int:
+    """Products of the forward pass of one head."""
+    with torch.no_grad(), counting() as tally:
+        spelled(parameters).attend(*drawn(length), backend="triton")
+    assert tally.pairs is not None
+    return tally.pairs
+
+
+def test_the_products_of_a_small_call_are_those_of_its_tiles():
+    own, inside, longer = 4 * 16 * 16, 4 * (16 * 8 + 8 * 16), 64 * 2 + 64 * 2
+    assert counted("summary=mean", 64) == own + inside + longer  # read by queries, and built
+    # 40 tokens are tiles of 16, 16 and 8; one leaf of all has no regions.
+    assert counted("block=600", 40) == 16 * 16 + 16 * 32 + 8 * 40
+    # Runs begin 12 tokens before their tiles, which have 12, 16 and 12 tokens: two are whole.
+    tiles = 12 * (12 + 16) + 16 * (16 + 12 + 16) + 12 * (12 + 16 + 16)  # own, the one before, sinks
+    inside, longer = (16 + 12) * 8 + 2 * 16 * 8, (16 + 12) * 1 + 32 * 1
+    assert counted("block=4,near=3,sink=2", 40) == tiles + inside + longer
+
+
+@pytest.mark.parametrize("parameters", sorted({*FORWARD, *BOTH}))
+def test_no_fewer_products_are_counted_than_the_definition_needs(parameters: str):
+    shape = Shape(batch=1, heads=1, kv_heads=1, length=75, dim=16, element_bytes=4)
+    assert counted(parameters, 75) >= spelled(parameters).cost(shape).scored_pairs

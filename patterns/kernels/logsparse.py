@@ -6,11 +6,13 @@ B batch, H query heads, Hkv key-value heads, L length, D head width.
 import torch
 from torch import Tensor
 
+from patterns.computed import count
 from patterns.kernels import by_hand
 from patterns.kernels.launching import on_device_of, unit_rows
 from patterns.kernels.logsparse_back import backward
 from patterns.kernels.logsparse_call import Call, Logsparse, call_of
 from patterns.kernels.logsparse_launches import Regions, forward_launches
+from patterns.kernels.logsparse_pairs import computed_pairs
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
@@ -50,6 +52,7 @@ def forward(
     q, k, v = unit_rows(q), unit_rows(k), unit_rows(v)
     strides = q.stride(), k.stride(), v.stride()
     launches = forward_launches(call_of(q, k, form), strides, indexed)
+    count(lambda: computed_pairs(launches.call))
     results = empty_results(q, k, v, launches.call, indexed)
     out, lse, region_key, region_value, region_bias, *_ = results
     with on_device_of(q):
