@@ -108,7 +108,7 @@ def compile_ahead(
     """Make these calls, spread over so many processes; those that failed, each with why.
 
     Args:
-        calls: from `first_calls`.
+        calls: from `first_calls`, by length.
         processes: how many at once.
         say: is told how it went.
         places: what the processes add to their environment, in turn: which GPU is theirs.
@@ -121,7 +121,7 @@ def compile_ahead(
     try:
         with _pool(processes, places) as pool:
             with _deaf():
-                futures = {pool.submit(call_once, call): call for call in calls}
+                futures = {pool.submit(call_once, call): call for call in mixed(calls, processes)}
             for future in _ended(futures, hang_s, began + most_s):
                 call = futures[future]
                 found[call] = _why(future)
@@ -140,6 +140,17 @@ def compile_ahead(
         + (f"; {len(failed)} failed, which the run will look into" if failed else "")
     )
     return failed
+
+
+def mixed(calls: Sequence[FirstCall], processes: int) -> list[FirstCall]:
+    """The same calls so that those in flight at once are of all lengths: together they have to fit.
+
+    Args:
+        calls: by length.
+        processes: how many are in flight.
+    """
+    step = max(1, -(-len(calls) // processes))
+    return [call for first in range(step) for call in calls[first::step]]
 
 
 @contextmanager

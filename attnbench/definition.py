@@ -19,8 +19,8 @@ LONG = 4096  # tokens, from which on the dtype of the run and gradients get a fe
 _NO_SIZE = 1e-2  # a gradient this small beside the others is zero but for cancellation
 _WEIGHT_BYTES = 1 << 28  # of the definition's rows at once
 _PIECE_ELEMENTS = 1 << 24  # batch x heads x length x width that the definition is given at once
-_GRAPH_ELEMENTS = 1 << 28  # batch x heads x length x width x rows that one autograd graph may hold
-_GRAPH_BYTES = 64  # of each of those, at most; measured were 44 for combiner-mixture, 7 for others
+_GRAPH_ELEMENTS = 1 << 26  # batch x heads x length x width x rows that one autograd graph may hold
+_GRAPH_BYTES = 256  # of each of those on a GPU, where there may be more; 7 to 163 were measured
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -130,8 +130,9 @@ def _gradients(
 
 
 def _slices(q: Tensor, rows: Tensor, d_rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    # The fewer graphs, the better: each pools the regions of the whole sequence anew.
-    most = min(_GRAPH_ELEMENTS, free_bytes(q.device) // _GRAPH_BYTES)
+    most = _GRAPH_ELEMENTS
+    if q.is_cuda:  # the fewer graphs, the better: each pools the regions of the whole sequence anew
+        most = max(most, free_bytes(q.device) // _GRAPH_BYTES)
     step = max(1, most // q.numel())
     return zip(torch.split(rows, step), torch.split(d_rows, step, dim=2), strict=True)
 

@@ -1,8 +1,9 @@
 """What is to be called once before a run, so that all that compiles something has compiled it."""
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from patterns.grammar import parse
 
 FLEX = "flex"
 COMPILED = ("triton", FLEX)
+
+_cuda: Any = torch.cuda  # not all of it has types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,25 +68,41 @@ def _of(cases: Iterable[AnyCase]) -> Iterator[FirstCall]:
 
 def call_once(call: FirstCall) -> str:
     """Call it on random inputs; why it failed, or nothing."""
+    why = ""
     try:
-        shape = (call.batch, call.heads, call.length, call.dim)
-        kind = {"device": call.device, "dtype": getattr(torch, call.dtype)}
-        q = torch.randn(shape, **kind)
-        k, v = torch.randn(2, call.batch, call.kv_heads, call.length, call.dim, **kind)
-        pattern = one_pattern(call.pattern)
-        if not call.backward:
-            with torch.no_grad():
-                pattern.attend(q, k, v, backend=call.backend)
-        else:
-            leaves = [x.requires_grad_() for x in (q, k, v)]
-            out = pattern.attend(*leaves, backend=call.backend)
-            torch.autograd.grad(out, leaves, torch.randn_like(out))
-        if call.device == "cuda":
-            torch.cuda.synchronize()
+        _call(call)
     except Exception as error:  # whatever it is, the run meets it where it has a record for it
-        return f"{type(error).__name__}: {error}"[:200]
-    finally:
-        if call.device == "cuda":
-            with suppress(Exception):  # what broke the context was told
-                torch.cuda.empty_cache()
-    return ""
+        why = f"{type(error).__name__}: {error}"[:200]
+    if _cuda.is_initialized():
+        _let_go(failed=bool(why))
+    return why
+
+
+def _call(call: FirstCall) -> None:
+    shape = (call.batch, call.heads, call.length, call.dim)
+    kind = {"device": call.device, "dtype": getattr(torch, call.dtype)}
+    q = torch.randn(shape, **kind)
+    k, v = torch.randn(2, call.batch, call.kv_heads, call.length, call.dim, **kind)
+    pattern = one_pattern(call.pattern)
+    if not call.backward:
+        with torch.no_grad():
+            pattern.attend(q, k, v, backend=call.backend)
+    else:
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out = pattern.attend(*leaves, backend=call.backend)
+        torch.autograd.grad(out, leaves, torch.randn_like(out))
+    if call.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _let_go(*, failed: bool) -> None:
+    """Give memory back, for other processes; end this one where its context is broken for good.
+
+    All that it would call after that would fail, and count as called.
+    """
+    try:
+        if failed:
+            torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except Exception:  # of whatever type a driver's error is
+        os._exit(1)

@@ -88,7 +88,7 @@ def full(device: str) -> Plan:
             synthetic,
             replace(two, lengths=(256 * K,), patterns=fast),
         ),
-        budget_s=8.5 * 60,
+        budget_s=8.25 * 60,
     )
 
 

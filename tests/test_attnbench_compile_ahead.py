@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 import run_bench
 from attnbench import compile_ahead as module
@@ -20,7 +21,7 @@ from attnbench import engine
 from attnbench import first_calls as calls_module
 from attnbench.called_before import CalledBefore, called_before
 from attnbench.case import AnyCase
-from attnbench.compile_ahead import before_a_run, compile_ahead, worth_it
+from attnbench.compile_ahead import before_a_run, compile_ahead, mixed, worth_it
 from attnbench.first_calls import FirstCall, call_once, first_calls
 from attnbench.matrix import Matrix, groups_of
 from attnbench.outcome import Origin
@@ -89,6 +90,29 @@ def test_what_takes_too_long_is_left_to_the_run_and_nothing_stays_behind(
     assert "called 0 implementations" in said[1]
     assert not multiprocessing.active_children()
     assert len(killed) == 1
+
+
+def test_calls_in_flight_at_once_are_of_all_lengths() -> None:
+    calls = [call(length=length) for length in range(100, 0, -1)]
+    order = mixed(calls, 14)
+    assert sorted(order, key=calls.index) == calls
+    assert max(sum(one.length for one in order[n : n + 13]) for n in range(88)) < 13 * 60
+    assert mixed(calls[:3], 14) == calls[:3]
+
+
+def test_a_process_whose_gpu_is_broken_makes_no_more_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    ended: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(calls_module.os, "_exit", ended.append)
+    assert call_once(call()) == ""
+    assert not ended
+    assert "nothing" in call_once(call(backend="nothing"))
+    assert ended == [1]
 
 
 def test_a_process_that_dies_is_told() -> None:

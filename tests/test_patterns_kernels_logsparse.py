@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from contract import Inputs, dense_output, draw_inputs, gradients, worst
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnbench import pattern
 from patterns.base import Pattern, Shape
 from patterns.computed import counting
 from patterns.errors import Unsupported
-from patterns.kernels import assembler, logsparse_call, logsparse_tiles, tile_choice
+from patterns.kernels import assembler, launching, logsparse_call, logsparse_tiles, tile_choice
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -164,6 +165,19 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
     torch.library.opcheck(
         logsparse_operator._forward, (*inputs, 1, 0, 0, "mean", True, 0.25), test_utils=checks
     )
+
+
+def test_shapes_of_a_gpu_are_known_without_one(monkeypatch: pytest.MonkeyPatch):
+    from patterns.kernels import logsparse_operator
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    launching._capability.cache_clear()
+    form = logsparse_call.Logsparse(block=1, near=0, sink=0, kind="max", causal=True, scale=0.125)
+    with FakeTensorMode():
+        q = torch.empty(2, 4, 1000, 64, dtype=torch.bfloat16, device="cuda")
+        found = logsparse_operator.attend(q, q, q, form)
+    launching._capability.cache_clear()
+    assert (found.shape, found.device.type) == (q.shape, "cuda")
 
 
 def test_leaves_that_no_tile_can_hold_are_refused():

@@ -28,6 +28,7 @@ from patterns.combiner.grid import Grid
 from patterns.combiner.summary import Summary, summarise_lines
 from patterns.dense import EVERYTHING, Visibility
 from patterns.pieces import Blocks, Piece
+from patterns.taken import taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,10 @@ class CombinerAxialRowmajor(AxialCombiner):
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         # A region's number is the token that tells it.
-        query, keys = q[:, :, regions.clamp(min=0)], k[:, :, token]
+        query, keys = taken(q, 2, regions.clamp(min=0)), taken(k, 2, token)
         local, total = local_softmax(query, keys, region, scale)
         if self.summary == "none":
-            return told[:, :, regions.clamp(min=0)], torch.zeros_like(total), local
+            return taken(told, 2, regions.clamp(min=0)), torch.zeros_like(total), local
         key = weighted_sum(local, keys, region, len(regions))
         bias = total - scale * (query * key).sum(dim=-1)
         return key, bias if self.summary == "variational" else torch.zeros_like(total), local

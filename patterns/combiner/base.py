@@ -12,6 +12,7 @@ from patterns.checks import check_inputs, chosen_scale, describe
 from patterns.combiner.summary import AS_THEY_ARE, Told
 from patterns.dense import refusal as dense_refusal
 from patterns.errors import BadInput, Unsupported
+from patterns.taken import taken
 
 DIRECT = -1
 INVISIBLE = -2
@@ -173,7 +174,7 @@ class CombinerPattern(Pattern):
             seen.scatter_(1, belongs, True)
             seen &= regions > DIRECT
             logits.append(scores.masked_fill(~seen, -math.inf))
-            members.append((belongs, local[..., entry], inside))
+            members.append((belongs, taken(local, 2, entry), inside))
         sizes = [part.shape[-1] for part in logits]
         whole, *shares = torch.split(torch.cat(logits, dim=-1).softmax(dim=-1), sizes, dim=-1)
         for share, (belongs, local, inside) in zip(shares, members, strict=True):
@@ -196,7 +197,7 @@ class CombinerPattern(Pattern):
         Pooled from q and told.
         """
         count = len(regions)
-        pooled, keys = (q[:, :, token], told[:, :, token]), k[:, :, token]
+        pooled, keys = (taken(q, 2, token), taken(told, 2, token)), taken(k, 2, token)
         if self.summary == "max":
             query, key = (_segment_max(x, region, count) for x in pooled)
         else:
@@ -253,7 +254,7 @@ def local_softmax(
 
     `region` [E] says which of the R regions each key belongs to.
     """
-    scores = scale * (query[:, :, region] * keys).sum(dim=-1)
+    scores = scale * (taken(query, 2, region) * keys).sum(dim=-1)
     return _segment_softmax(scores, region, query.shape[2])
 
 

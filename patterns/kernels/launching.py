@@ -52,4 +52,5 @@ def early_launch(early: bool) -> dict[str, Any]:
 
 @functools.cache
 def _capability(device: int) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    """None at all where nothing is launched: shapes alone may be asked for without a GPU."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else (0, 0)
