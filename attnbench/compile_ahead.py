@@ -31,7 +31,7 @@ _WORTH_IT = 8  # calls; fewer are made sooner than processes are started
 _MOST_PROCESSES = 32
 _PROCESS_BYTES = 4 << 30  # of GPU memory: its context, and a call at a long length
 _HOST_BYTES = 3 << 30  # of the machine's memory: PyTorch, CUDA and a compiler
-_PATIENCE_S = 10.0  # for a process that was killed to be gone
+_PATIENCE_S = 10.0  # for processes to end, and to be gone once they were killed
 _LONGEST_S = threading.TIMEOUT_MAX
 
 Environment = Mapping[str, str]
@@ -162,12 +162,16 @@ def _pool(processes: int, places: Sequence[Environment]) -> Iterator[ProcessPool
     for number in range(processes):
         turns.put(dict(places[number % len(places)]))
     pool = ProcessPoolExecutor(processes, context, _begin, (os.getpid(), turns))
+    patience_s = 0.0
     try:
         yield pool
+        patience_s = _PATIENCE_S  # those that are well end by themselves, and leave nothing behind
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         children = set(multiprocessing.active_children()) - others
+        end = time.monotonic() + patience_s
         for child in children:
+            child.join(max(0.0, end - time.monotonic()))
             child.kill()
         for child in children:  # what they hold of the GPU is free before anything is measured
             child.join(_PATIENCE_S)

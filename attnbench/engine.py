@@ -153,7 +153,7 @@ def run(
         hooks = Hooks(
             before=lambda group, cases: hopeful(group, cases, book, origin),
             skipped=lambda group, cases: skipped(cases, group, origin),
-            after=_release if crew is None else lambda group: None,  # workers do it themselves
+            after=_release,
         )
         with Stop(progress.say) as stop:
             for event in spread(left, measures, budget_s, stop, hooks):

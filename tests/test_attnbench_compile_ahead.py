@@ -92,6 +92,20 @@ def test_what_takes_too_long_is_left_to_the_run_and_nothing_stays_behind(
     assert len(killed) == 1
 
 
+def test_processes_that_are_well_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[multiprocessing.process.BaseProcess] = set()
+    real = multiprocessing.active_children
+
+    def children() -> list[multiprocessing.process.BaseProcess]:
+        found = real()
+        seen.update(found)
+        return found
+
+    monkeypatch.setattr(module.multiprocessing, "active_children", children)
+    compile_ahead([call(length=length) for length in (16, 17, 18)], 2, lambda _: None)
+    assert [child.exitcode for child in seen] == [0, 0]
+
+
 def test_calls_in_flight_at_once_are_of_all_lengths() -> None:
     calls = [call(length=length) for length in range(100, 0, -1)]
     order = mixed(calls, 14)
