@@ -17,6 +17,7 @@ STARTING_S = 300.0  # to import PyTorch and to look at the machine, which may be
 _BLAMELESS = 2  # deaths in a row, before a case began, until a group is given up
 _FATAL = "Fatal Python error:"  # faulthandler's first line
 _DOING = {
+    "first": "while it was called for the first time",
     "check": "while it was checked and sized",
     "time": "while it was timed",
     "fidelity": "while it was judged",

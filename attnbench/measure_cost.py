@@ -1,7 +1,7 @@
 """From a group of cost cases to records: each checked and sized alone, then all timed together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -154,25 +154,24 @@ class CostMeasurer:
         name, needed, chosen, compiled = case_key(case), "", None, seen_so_far()
         if name in found:
             return name
-        self._announce(Step(what="check", name=name, case_key=name))
+        self._announce(Step(what="first", name=name, case_key=name))
         try:
             chosen = choose(case, inputs)
             name = chosen.name
             if name not in found:
-                self._announce(
-                    Step(
-                        what="check",
-                        name=name,
-                        case_key=case_key(case),
-                        implementation=chosen.implementation,
-                    )
+                step = Step(
+                    what="first",
+                    name=name,
+                    case_key=case_key(case),
+                    implementation=chosen.implementation,
                 )
+                self._announce(step)
                 prediction = predict(case, chosen.pattern, chosen.implementation)
                 needed = f"At least {gib(prediction.peak_bytes)} were predicted. "
                 expect_fits(prediction, inputs.d_out.device)
                 known_s = self._call_times.least_s(case, chosen.implementation)
                 clock.expect(max(prediction.least_s, known_s), at_least=True)
-                found[name] = sized = self._size(case, chosen, inputs, clock)
+                found[name] = sized = self._size(case, chosen, inputs, clock, step)
                 clock.reserve(sized.call_s)
         except Exception as error:  # whatever a pattern raises is its own ending, not the run's
             found[name] = ended = ending(error, needed)
@@ -184,7 +183,12 @@ class CostMeasurer:
         return name
 
     def _size(
-        self, case: CostCase, chosen: Chosen, inputs: CostInputs, clock: GroupBudget
+        self,
+        case: CostCase,
+        chosen: Chosen,
+        inputs: CostInputs,
+        clock: GroupBudget,
+        step: Step,
     ) -> Sized:
         """Call, check and size a contender; no more than call it if the group has no time for it.
 
@@ -202,6 +206,7 @@ class CostMeasurer:
                 clock.expect(begun.call_s)
         elif begun.wrong is not None:  # not called again, so all of it may be a compiler's
             clock.excuse(begun.first_s, 0.0)
+        self._announce(replace(step, what="check"))
         with clock.excusing_failures():
             sized = size(case, chosen, inputs, self._checker, begun)
         self._call_times.add(case, chosen.implementation, sized.call_s)

@@ -9,6 +9,7 @@ MEASURING: Final = ("time", "fidelity")  # the steps that a run is for
 _NAMES = {
     "time": "timing",
     "fidelity": "fidelity",
+    "first": "first calls",
     "check": "checks and sizes",
     "inputs": "inputs",
     "ceilings": "ceilings",

@@ -19,7 +19,7 @@ class Step:
     Nobody is to blame for `inputs`.
     """
 
-    what: Literal["inputs", "check", "time", "fidelity"]
+    what: Literal["inputs", "first", "check", "time", "fidelity"]
     name: str = ""
     case_key: str | None = None
     implementation: Implementation | None = None

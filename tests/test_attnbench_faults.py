@@ -91,9 +91,21 @@ def faulty(records: list[dict]) -> dict[str, dict]:
     [
         ("nan", "wrong", "NaN or Inf"),
         ("hungry", "oom", "can't allocate memory"),
-        ("hangs", "timeout", "its process said nothing for 4 s while it was checked and sized"),
-        ("exits", "crashed", "its process ended with exit code 7 while it was checked and sized"),
-        ("segfaults", "crashed", "its process died of SIGSEGV while it was checked and sized"),
+        (
+            "hangs",
+            "timeout",
+            "its process said nothing for 4 s while it was called for the first time",
+        ),
+        (
+            "exits",
+            "crashed",
+            "its process ended with exit code 7 while it was called for the first time",
+        ),
+        (
+            "segfaults",
+            "crashed",
+            "its process died of SIGSEGV while it was called for the first time",
+        ),
         ("dies-late", "crashed", "its process died of SIGABRT while it was timed"),
         ("writes", "wrong", "the call changed its input v"),
         ("peeks", "wrong", "another future changes the output up to token 16"),

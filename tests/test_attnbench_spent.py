@@ -55,4 +55,4 @@ def test_a_run_says_where_its_time_went_and_adds_to_it(tmp_path: Path) -> None:
         found.append((read_document(run, RUN) or {})["spent_s"])
     first, spent = found
     assert 0 < first["time"] < spent["time"]
-    assert spent.keys() >= {"time", "check", "inputs", "else"}
+    assert spent.keys() >= {"time", "first", "check", "inputs", "else"}
