@@ -5,6 +5,7 @@ Triton's, and for FlexAttention that of torch.compile.
 """
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,19 +17,19 @@ _NAME = "attnbench-called-before.txt"
 class CalledBefore:
     """The calls in both lists, a line each; one that cannot be kept is made again."""
 
-    def __init__(self, triton: Path, inductor: Path, code: str, machine: str) -> None:
+    def __init__(self, triton: Path, inductor: Path | None, code: str, machine: str) -> None:
         """Read the lists.
 
         Args:
             triton: the list of our own kernels, which need not be there.
-            inductor: that of FlexAttention.
+            inductor: that of FlexAttention; None where nobody asks for it.
             code: the sources of what is called.
             machine: its key, which other compilers and cards change.
         """
         self._triton, self._inductor = triton, inductor
         self._prefix = f"{code}\0{machine}\0"
         self._marks: set[str] = set()
-        for path in (triton, inductor):
+        for path in filter(None, (triton, inductor)):
             with suppress(OSError, UnicodeDecodeError):
                 self._marks.update(path.read_text(encoding="ascii").split())
 
@@ -41,6 +42,8 @@ class CalledBefore:
         mark = self._mark(call)
         self._marks.add(mark)
         path = self._inductor if call.backend == FLEX else self._triton
+        if path is None:
+            return
         with suppress(OSError), path.open("a", encoding="ascii") as file:
             file.write(mark + "\n")
 
@@ -48,14 +51,20 @@ class CalledBefore:
         return hashlib.sha256((self._prefix + repr(call)).encode()).hexdigest()[:16]
 
 
-def called_before(code: str, machine: str) -> CalledBefore | None:
-    """What was called before; None where nothing can be compiled, or kept."""
+def called_before(calls: Iterable[FirstCall], code: str, machine: str) -> CalledBefore | None:
+    """What of these calls was called before; None where nothing can be compiled, or kept."""
     try:
         import triton
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         ours = Path(triton.knobs.cache.dir)
-        theirs = Path(cache_dir())
+        theirs = _inductor_cache() if any(call.backend == FLEX for call in calls) else None
     except (ImportError, AttributeError, RuntimeError, OSError):
         return None
-    return CalledBefore(ours / _NAME, theirs / _NAME, code, machine)
+    return CalledBefore(ours / _NAME, theirs and theirs / _NAME, code, machine)
+
+
+def _inductor_cache() -> Path:
+    """Where torch.compile keeps what it compiled; it takes seconds to say so."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())

@@ -65,7 +65,7 @@ def before_a_run(
     """
     began = time.monotonic()
     calls = first_calls(cases)
-    before = called_before(code, machine) if calls else None
+    before = called_before(calls, code, machine) if calls else None
     if calls and before is None and processes:
         _say("nothing is compiled ahead: there is no Triton, or no cache for it")
     calls = [one for one in calls if before is not None and one not in before]

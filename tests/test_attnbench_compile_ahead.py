@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import run_bench
+from attnbench import called_before as called_module
 from attnbench import compile_ahead as module
 from attnbench import engine
 from attnbench import first_calls as calls_module
@@ -250,7 +251,7 @@ def test_a_second_run_calls_nothing_ahead(
     part = replace(part, backends=("sdpa",), baselines=False, passes=("fwd",), sources=())
     cases = [case for group in groups_of([part]) for case in group.cases]
 
-    monkeypatch.setattr(module, "called_before", lambda *key: listed(tmp_path, *key))
+    monkeypatch.setattr(module, "called_before", lambda _, *key: listed(tmp_path, *key))
     room = {"places": [{}], "gpu_bytes": 64 << 30, "code": "code", "machine": "machine"}
 
     def go(processes: int | None) -> str:
@@ -275,11 +276,17 @@ def test_flex_attention_is_remembered_in_the_cache_of_torch_compile(tmp_path: Pa
     assert call(backend="flex") in listed(tmp_path)
 
 
-def test_the_lists_lie_in_the_caches() -> None:
-    found = called_before("code", "machine")
+def test_the_lists_lie_in_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = called_before([call(), call(backend="flex")], "code", "machine")
     assert found is not None
-    assert Path(found._triton).parent.name == "cache"
-    assert "inductor" in Path(found._inductor).parent.name
+    assert found._inductor is not None
+    assert found._triton.parent.name == "cache"
+    assert "inductor" in found._inductor.parent.name
+
+    monkeypatch.setattr(called_module, "_inductor_cache", lambda: pytest.fail("takes seconds"))
+    found = called_before([call(backend="triton")], "code", "machine")
+    assert found is not None
+    assert found._inductor is None
 
 
 def test_what_failed_ahead_is_not_tried_ahead_again(tmp_path: Path) -> None:

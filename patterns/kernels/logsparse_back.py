@@ -33,11 +33,6 @@ def backward(
     first_key = torch.empty((lists, largest, dim), device=q.device, dtype=torch.int32)
     grads = grad_key, grad_value, grad_bias, middle
     part_key, part_value = torch.empty((2, *launches.sink_parts), **single).unbind()
-    dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
-    dq_pooled = torch.empty(q.shape, **single)
-    sides = [(dk, dv)]
-    if call.sides == 2:
-        sides.insert(0, (torch.empty(k.shape, **single), torch.empty(v.shape, **single)))
     with on_device_of(q):
         launches.products(out, grad, delta)
         if launches.regions is not None:
@@ -45,6 +40,12 @@ def backward(
             _regions(reading, (k, v), kept, launches.regions, grads, grad_query, first_key)
         if launches.sinks is not None:
             launches.sinks(q, k, v, grad, lse, delta, part_key, part_value)
+        # Not earlier: what the regions needed for a while is free again.
+        dq, dk, dv = (torch.empty(x.shape, device=x.device, dtype=x.dtype) for x in (q, k, v))
+        dq_pooled = torch.empty(q.shape, **single)
+        sides = [(dk, dv)]
+        if call.sides == 2:
+            sides.insert(0, (torch.empty(k.shape, **single), torch.empty(v.shape, **single)))
         for tokens, of_side in zip(launches.tokens, sides, strict=True):
             tokens(
                 q, k, v, grad, lse, delta, pooled, local_lse, *grads, grad_query,
