@@ -91,6 +91,13 @@ def test_without_errors_speed_is_called_speed(tmp_path: Path):
     assert "cannot say how close" in found[-1]
 
 
+def test_of_those_that_are_ahead_from_the_start_the_fastest_is_named(tmp_path: Path):
+    slower = ("axial", "auto", 1.0, 0.002, 68, 0.2)
+    faster = ("sinks[window=64,sink=4]", "auto", 1.0, 0.001, 68, 0.2)
+    found = said(run_of(tmp_path, [FULL, slower, faster], lengths=(4096, 8192), captured=()))
+    assert "these times: window + sinks beats the fastest dense kernel already at 4k" in found[0]
+
+
 def test_what_waits_for_a_wider_interval_is_called_unclear(tmp_path: Path):
     run = make(
         tmp_path, patterns=[FULL, USEFUL], lengths=(1024, 2048), captured=(2048,), layers=(0,),

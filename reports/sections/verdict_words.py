@@ -84,7 +84,10 @@ def _alone(found: pd.DataFrame, fact: str, span: str) -> str:
     if len(ahead) == 0:
         return (f"Use full attention: from {span} nothing measured here is faster than the fastest "
                 f"dense kernel ({fact}).")  # fmt: skip
-    first = ahead.iloc[0]
+    early = ahead[
+        ahead["at"].eq(ahead["at"].min())
+    ]  # of equally early ones that with the most gain
+    first = early.sort_values(["longest", "speedup_at_longest"], ascending=False).iloc[0]
     longest = int(ahead.longest.max())
     best = ahead[ahead.longest.eq(longest)].sort_values("speedup_at_longest", ascending=False)
     gains = joined(f"{_named(row.label)} {_ratio(row.speedup_at_longest)}"
