@@ -6,10 +6,7 @@ B batch, H query heads, Hkv key-value heads, L length, D head width.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
-_LOG2E = 1.4426950408889634
+from patterns.kernels.input_sizes import KINDS, LOG2E, InputSizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,40 +22,10 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes and constants that all launches of a call share.
+class Sizes(InputSizes):
+    """Sizes and constants that all launches of a call share."""
 
-    shape: B, H, L, D.
-    exactness: of the products of float32 numbers.
-    """
-
-    shape: tuple[int, ...]
-    kv_heads: int
-    dtype: torch.dtype
-    exactness: str
     form: Fixed
-
-    @property
-    def heads(self) -> int:
-        return self.shape[1]
-
-    @property
-    def length(self) -> int:
-        return self.shape[2]
-
-    @property
-    def dim(self) -> int:
-        return self.shape[3]
-
-    @property
-    def lines(self) -> int:
-        """Query heads of all sequences."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a head of keys and values."""
-        return self.heads // self.kv_heads
 
     @property
     def blocks(self) -> int:
@@ -90,18 +57,9 @@ class Sizes:
         return self.columns if KINDS[self.form.kind] >= KINDS["mean+size"] else 0
 
     @property
-    def width(self) -> int:
-        """D as a power of two that a matrix product takes."""
-        return max(16, 1 << (self.dim - 1).bit_length())
-
-    @property
-    def half(self) -> bool:
-        return self.dtype.itemsize == 2
-
-    @property
     def counts(self) -> tuple[int, int, int, float, int]:
         """Numbers that every kernel but `row_products` takes."""
-        return self.length, self.blocks, self.sink, self.form.scale * _LOG2E, self.heads
+        return self.length, self.blocks, self.sink, self.form.scale * LOG2E, self.heads
 
     @property
     def constants(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from patterns.kernels import (
     fixed_summary,
     tuned,
 )
-from patterns.kernels.fixed_form import KINDS, Fixed, Sizes
+from patterns.kernels.fixed_form import Fixed, Sizes
+from patterns.kernels.input_sizes import KINDS
 from patterns.kernels.launching import early_launch
 from patterns.kernels.prepared import Launch
 from patterns.kernels.tile_choice import remembered

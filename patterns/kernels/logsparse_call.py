@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.kernels.input_sizes import KINDS, LOG2E, InputSizes, power
 from patterns.kernels.launching import may_overlap, packs_halves, precision
 from patterns.kernels.logsparse_tiles import Tiles, tiles
-
-KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
-_LOG2E = 1.4426950408889634
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,50 +28,22 @@ class Logsparse:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(InputSizes):
     """Sizes and constants that all launches of a call share; several ask for each.
 
-    shape: B, H, L, D.
-    exactness: of the products of float32 numbers.
     device: of all tensors, on which tile sizes depend.
     overlapping: a launch may begin while the one before it ends.
     packing: an instruction takes the maxima of two numbers.
     """
 
-    shape: tuple[int, ...]
-    kv_heads: int
-    dtype: torch.dtype
-    exactness: str
     device: torch.device
     overlapping: bool
     packing: bool
     form: Logsparse
 
     @property
-    def heads(self) -> int:
-        return self.shape[1]
-
-    @property
-    def length(self) -> int:
-        return self.shape[2]
-
-    @property
-    def dim(self) -> int:
-        return self.shape[3]
-
-    @property
     def kind(self) -> int:
         return KINDS[self.form.kind]
-
-    @cached_property
-    def lines(self) -> int:
-        """Query heads of all sequences."""
-        return self.shape[0] * self.shape[1]
-
-    @cached_property
-    def group(self) -> int:
-        """Query heads that share a head of keys and values."""
-        return self.heads // self.kv_heads
 
     @cached_property
     def sides(self) -> int:
@@ -83,10 +53,6 @@ class Call:
     def lists(self) -> int:
         """One for each side and query head."""
         return self.lines * self.sides
-
-    @cached_property
-    def width(self) -> int:
-        return max(16, power(self.dim))
 
     @cached_property
     def tiles(self) -> Tiles:
@@ -141,7 +107,7 @@ class Call:
 
     @cached_property
     def scale(self) -> float:
-        return self.form.scale * _LOG2E
+        return self.form.scale * LOG2E
 
     @cached_property
     def constants(self) -> dict[str, Any]:
@@ -216,8 +182,3 @@ def call_of(q: Tensor, k: Tensor, form: Logsparse) -> Call:
         packing=packs_halves(q),
         form=form,
     )
-
-
-def power(count: int) -> int:
-    """The least power of two that is no less."""
-    return 1 << max(0, count - 1).bit_length()
