@@ -10,7 +10,7 @@ def taken(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """`x` with `dim` replaced by those of `index` (int64, any shape), as indexing gives it.
 
     PyTorch's own gradient of indexing sorts, and then adds what goes to one place one after the
-    other; this one adds all at once. Both sum numbers of 16 bits in float32.
+    other; this one adds all at once, numbers of 16 bits in float32.
     """
     found: Tensor = _Taken.apply(x, dim, index.flatten())  # type: ignore[no-untyped-call]
     return found.reshape(*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
