@@ -138,10 +138,10 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
 
 
 def launches_of(device: str, **how: bool) -> Any:
-    from patterns.kernels.fixed_form import Fixed
+    from patterns.kernels.combiner_form import Form
     from patterns.kernels.fixed_launches import forward_launches
 
-    form = Fixed(block=64, near=0, sink=0, kind="max", causal=True, scale=0.125)
+    form = Form(block=64, near=0, sink=0, kind="max", causal=True, scale=0.125)
     strides = ((2 * 512 * 64, 512 * 64, 64, 1),) * 3
     return forward_launches(
         (1, 2, 512, 64), 2, torch.bfloat16, "ieee", form, strides, torch.device(device),

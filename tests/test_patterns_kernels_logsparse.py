@@ -7,6 +7,7 @@ a tile, inside a chunk, and put together from several chunks.
 import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -48,10 +49,12 @@ def poisoned(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def poison(x: torch.Tensor) -> torch.Tensor:
         return x.fill_(torch.nan) if x.is_floating_point() else x.fill_(-(1 << 20))
 
-    real, original = torch.empty, logsparse.empty_results
-    monkeypatch.setattr(
-        logsparse, "empty_results", lambda *args: tuple(poison(x) for x in original(*args))
-    )
+    real, original = torch.empty, logsparse._room
+
+    def room(*args: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(poison(x) for x in original(*args, **options))
+
+    monkeypatch.setattr(logsparse, "_room", room)
     monkeypatch.setattr(
         logsparse.torch, "empty", lambda *size, **options: poison(real(*size, **options))
     )
@@ -149,8 +152,6 @@ def test_tiles_as_large_as_on_a_gpu(parameters: str, rows: int, monkeypatch: pyt
 
 
 def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
-    from patterns.kernels import logsparse_operator
-
     inputs, form = drawn(20), spelled("summary=mean")
 
     def twice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -163,19 +164,22 @@ def test_the_operator_compiles_and_passes_the_checks_of_pytorch():
     assert max(worst(x, y) for x, y in pairs) == 0
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(
-        logsparse_operator._forward, (*inputs, 1, 0, 0, "mean", True, 0.25), test_utils=checks
+        torch.ops.attnbench.combiner_logsparse.default,
+        (*inputs, 1, 0, 0, "mean", True, 0.25),
+        test_utils=checks,
     )
 
 
 def test_shapes_of_a_gpu_are_known_without_one(monkeypatch: pytest.MonkeyPatch):
-    from patterns.kernels import logsparse_operator
+    from patterns.kernels import combiner_operators
+    from patterns.kernels.combiner_form import Form
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     launching._capability.cache_clear()
-    form = logsparse_call.Logsparse(block=1, near=0, sink=0, kind="max", causal=True, scale=0.125)
+    form = Form(block=1, near=0, sink=0, kind="max", causal=True, scale=0.125)
     with FakeTensorMode():
         q = torch.empty(2, 4, 1000, 64, dtype=torch.bfloat16, device="cuda")
-        found = logsparse_operator.attend(q, q, q, form)
+        found = combiner_operators.attend_logsparse(q, q, q, form)
     launching._capability.cache_clear()
     assert (found.shape, found.device.type) == (q.shape, "cuda")
 

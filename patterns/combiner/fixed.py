@@ -64,9 +64,10 @@ class CombinerFixed(CombinerPattern):
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":
             return super()._run(q, k, v, scale, backend)
-        from patterns.kernels import fixed, fixed_form, fixed_operator
+        from patterns.kernels import combiner_operators, fixed
+        from patterns.kernels.combiner_form import Form
 
-        form = fixed_form.Fixed(
+        form = Form(
             block=min(self.block, q.shape[2]),
             near=self.near,
             sink=self.sink,
@@ -74,7 +75,8 @@ class CombinerFixed(CombinerPattern):
             causal=self.causal,
             scale=scale,
         )
-        attend = fixed_operator.attend if torch.compiler.is_compiling() else fixed.attend
+        compiling = torch.compiler.is_compiling()
+        attend = combiner_operators.attend_fixed if compiling else fixed.attend
         return attend(q, k, v, form)
 
     def _attend(

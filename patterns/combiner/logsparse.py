@@ -94,9 +94,10 @@ class CombinerLogsparse(CombinerPattern):
     def _run(self, q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
         if backend != "triton":
             return super()._run(q, k, v, scale, backend)
-        from patterns.kernels import logsparse, logsparse_call, logsparse_operator
+        from patterns.kernels import combiner_operators, logsparse
+        from patterns.kernels.combiner_form import Form
 
-        form = logsparse_call.Logsparse(
+        form = Form(
             block=self.block,
             near=self.near,
             sink=self.sink,
@@ -104,7 +105,8 @@ class CombinerLogsparse(CombinerPattern):
             causal=self.causal,
             scale=scale,
         )
-        attend = logsparse_operator.attend if torch.compiler.is_compiling() else logsparse.attend
+        compiling = torch.compiler.is_compiling()
+        attend = combiner_operators.attend_logsparse if compiling else logsparse.attend
         return attend(q, k, v, form)
 
     def _attend(

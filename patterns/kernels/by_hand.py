@@ -16,23 +16,25 @@ Backward = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def attend(
-    forward: Forward, backward: Backward, q: Tensor, k: Tensor, v: Tensor, *settings: Any
+    forward: Forward,
+    backward: Backward,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *settings: Any,
+    alone: Forward | None = None,
 ) -> Tensor:
     """The first of what `forward(q, k, v, *settings)` returns, differentiable in q, k and v.
 
     Args:
         forward: returns the output and what else the backward needs.
         backward: gives dq, dk, dv for (gradient, q, k, v, what was returned, *settings).
+        alone: in place of `forward` where no backward can follow.
     """
-    if is_differentiated(q, k, v):
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         found: Tensor = _Function.apply(forward, backward, q, k, v, settings)
         return found
-    return forward(q, k, v, *settings)[0]
-
-
-def is_differentiated(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether a backward may follow."""
-    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    return (alone or forward)(q, k, v, *settings)[0]
 
 
 class _Function(torch.autograd.Function):

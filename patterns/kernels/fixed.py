@@ -3,6 +3,7 @@
 B batch, H query heads, Hkv key-value heads, L length, D head width.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,20 +11,19 @@ from torch import Tensor
 
 from patterns.computed import count
 from patterns.kernels import by_hand
-from patterns.kernels.fixed_form import Fixed, Sizes
+from patterns.kernels.combiner_form import Form
 from patterns.kernels.fixed_launches import backward_launches, forward_launches
+from patterns.kernels.fixed_sizes import Sizes
 from patterns.kernels.launching import may_overlap, on_device_of, precision, unit_rows
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, form: Fixed) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, form: Form) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
-    if by_hand.is_differentiated(q, k, v):
-        return by_hand.attend(forward, backward, q, k, v, form)
-    return forward(q, k, v, form, indexed=False)[0]
+    return by_hand.attend(forward, backward, q, k, v, form, alone=_forward_alone)
 
 
 def empty_results(
-    q: Tensor, k: Tensor, v: Tensor, form: Fixed, indexed: bool = True
+    q: Tensor, k: Tensor, v: Tensor, form: Form, indexed: bool = True
 ) -> tuple[Tensor, ...]:
     """Room for what `forward` returns, in its order."""
     sizes = Sizes(q.shape, k.shape[1], q.dtype, precision(q), form)
@@ -45,7 +45,7 @@ def empty_results(
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, form: Fixed, *, indexed: bool = True
+    q: Tensor, k: Tensor, v: Tensor, form: Form, *, indexed: bool = True
 ) -> tuple[Tensor, ...]:
     """The output, and what the backward needs: log-sum-exps, far keys, local distributions.
 
@@ -69,8 +69,11 @@ def forward(
     return results
 
 
+_forward_alone = partial(forward, indexed=False)
+
+
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: tuple[Tensor, ...], form: Fixed
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: tuple[Tensor, ...], form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v from that of the output and what `forward` returned."""
     out, lse, far_key, far_value, far_bias, query, local_lse, first_query, first_key = kept

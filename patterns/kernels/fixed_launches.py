@@ -1,6 +1,6 @@
 """What a call of Combiner-Fixed launches: worked out once for inputs of one kind, then kept.
 
-Letters as in `patterns.kernels.fixed_form`; the arguments of both ways in are
+Letters as in `patterns.kernels.fixed_sizes`; the arguments of both ways in are
 
     shape: of q, [B, H, L, D].
     kv_heads: Hkv.
@@ -25,8 +25,8 @@ from patterns.kernels import (
     fixed_summary,
     tuned,
 )
-from patterns.kernels.fixed_form import Fixed, Sizes
-from patterns.kernels.input_sizes import KINDS
+from patterns.kernels.combiner_form import Form
+from patterns.kernels.fixed_sizes import Sizes
 from patterns.kernels.launching import early_launch
 from patterns.kernels.prepared import Launch
 from patterns.kernels.tile_choice import remembered
@@ -58,7 +58,7 @@ def forward_launches(
     kv_heads: int,
     dtype: torch.dtype,
     exactness: str,
-    form: Fixed,
+    form: Form,
     strides: Strides,
     device: torch.device,
     indexed: bool,
@@ -108,7 +108,7 @@ def _summaries(
         **sizes.constants,
         "TILE": tiles.keys,
         "STAGES": tiles.stages,
-        "KIND": KINDS[form.kind],
+        "KIND": sizes.kind,
         "SINKS": sizes.sink > 0,
         "GROUP": sizes.group,
         "INDEXED": indexed,
@@ -152,7 +152,7 @@ def backward_launches(
     kv_heads: int,
     dtype: torch.dtype,
     exactness: str,
-    form: Fixed,
+    form: Form,
     strides: Strides,
     device: torch.device,
 ) -> Backward:
@@ -164,7 +164,7 @@ def backward_launches(
     splits = min(_MOST_SPLITS, -(-_PROGRAMS // max(1, programs))) if sizes.far else 1
     q, k, v, grad = strides
     steps = _steps(strides)
-    kind, shared = KINDS[form.kind], {"FAR": sizes.far, "GROUP": sizes.group}
+    kind, shared = sizes.kind, {"FAR": sizes.far, "GROUP": sizes.group}
     far = summaries = None
     if sizes.far:
         far = Launch(

@@ -3,29 +3,32 @@
 B batch, H query heads, Hkv key-value heads, L length, D head width.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from patterns.computed import count
 from patterns.kernels import by_hand
+from patterns.kernels.combiner_form import Form
 from patterns.kernels.launching import on_device_of, unit_rows
 from patterns.kernels.logsparse_back import backward
-from patterns.kernels.logsparse_call import Call, Logsparse, call_of
+from patterns.kernels.logsparse_call import Call, call_of
 from patterns.kernels.logsparse_launches import Regions, forward_launches
 from patterns.kernels.logsparse_pairs import computed_pairs
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, form: Logsparse) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, form: Form) -> Tensor:
     """Differentiable attention of q [B, H, L, D] over k, v [B, Hkv, L, D]."""
-    if by_hand.is_differentiated(q, k, v):
-        return by_hand.attend(forward, backward, q, k, v, form)
-    return forward(q, k, v, form, indexed=False)[0]
+    return by_hand.attend(forward, backward, q, k, v, form, alone=_forward_alone)
 
 
-def empty_results(
-    q: Tensor, k: Tensor, v: Tensor, call: Call, indexed: bool = True
-) -> tuple[Tensor, ...]:
+def empty_results(q: Tensor, k: Tensor, v: Tensor, form: Form) -> tuple[Tensor, ...]:
     """Room for what `forward` returns, in its order."""
+    return _room(q, k, v, call_of(q, k, form), indexed=True)
+
+
+def _room(q: Tensor, k: Tensor, v: Tensor, call: Call, *, indexed: bool) -> tuple[Tensor, ...]:
     lists, units, dim = call.lists, call.units, call.dim
     largest = units if indexed and call.form.kind == "max" else 0
     whole = torch.promote_types(q.dtype, torch.float32)
@@ -42,7 +45,7 @@ def empty_results(
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, form: Logsparse, *, indexed: bool = True
+    q: Tensor, k: Tensor, v: Tensor, form: Form, *, indexed: bool = True
 ) -> tuple[Tensor, ...]:
     """The output, and what the backward needs: log-sum-exps, and the regions of whole units.
 
@@ -53,13 +56,16 @@ def forward(
     strides = q.stride(), k.stride(), v.stride()
     launches = forward_launches(call_of(q, k, form), strides, indexed)
     count(lambda: computed_pairs(launches.call))
-    results = empty_results(q, k, v, launches.call, indexed)
+    results = _room(q, k, v, launches.call, indexed=indexed)
     out, lse, region_key, region_value, region_bias, *_ = results
     with on_device_of(q):
         if launches.regions is not None:
             _summarise(q, k, v, launches.regions, results)
         launches.attention(q, k, v, region_key, region_value, region_bias, out, lse)
     return results
+
+
+_forward_alone = partial(forward, indexed=False)
 
 
 def _summarise(

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from patterns.kernels.combiner_form import Form
 from patterns.kernels.launching import on_device_of, unit_rows
 from patterns.kernels.logsparse_back_launches import Regions, backward_launches
-from patterns.kernels.logsparse_call import Logsparse, call_of
+from patterns.kernels.logsparse_call import call_of
 
 
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: tuple[Tensor, ...], form: Logsparse
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, kept: tuple[Tensor, ...], form: Form
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k, v from that of the output and what the forward returned."""
     out, lse, region_key, region_value, region_bias, pooled, local_lse, first_query = kept

@@ -10,21 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patterns.kernels.input_sizes import KINDS, LOG2E, InputSizes, power
+from patterns.kernels.combiner_form import Form, InputSizes, power
 from patterns.kernels.launching import may_overlap, packs_halves, precision
 from patterns.kernels.logsparse_tiles import Tiles, tiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class Logsparse:
-    """A resolved Combiner-Logsparse: `block` a power of two, `scale` the factor on the scores."""
-
-    block: int
-    near: int
-    sink: int
-    kind: str
-    causal: bool
-    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +27,6 @@ class Call(InputSizes):
     device: torch.device
     overlapping: bool
     packing: bool
-    form: Logsparse
-
-    @property
-    def kind(self) -> int:
-        return KINDS[self.form.kind]
 
     @cached_property
     def sides(self) -> int:
@@ -100,14 +83,6 @@ class Call(InputSizes):
     @cached_property
     def chunks(self) -> int:
         return -(-self.units // self.chunk_units)
-
-    @cached_property
-    def biased(self) -> bool:
-        return self.kind >= KINDS["mean+size"]
-
-    @cached_property
-    def scale(self) -> float:
-        return self.form.scale * LOG2E
 
     @cached_property
     def constants(self) -> dict[str, Any]:
@@ -170,7 +145,7 @@ class Call(InputSizes):
         }
 
 
-def call_of(q: Tensor, k: Tensor, form: Logsparse) -> Call:
+def call_of(q: Tensor, k: Tensor, form: Form) -> Call:
     """What q [B, H, L, D] and k [B, Hkv, L, D] are asked for."""
     return Call(
         shape=q.shape,

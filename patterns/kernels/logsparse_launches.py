@@ -7,7 +7,7 @@ nothing is kept.
 from dataclasses import dataclass
 
 from patterns.kernels import logsparse_forward, logsparse_own, logsparse_regions
-from patterns.kernels.input_sizes import power
+from patterns.kernels.combiner_form import power
 from patterns.kernels.launching import early_launch
 from patterns.kernels.logsparse_call import Call
 from patterns.kernels.prepared import Launch

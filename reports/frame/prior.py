@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -81,9 +82,8 @@ def cautious(prior: Prior, freedom: Array) -> Prior:
 
 def _log_likelihood(ratio: Array, freedom: Array, lent: Array) -> Array:
     """Of F at these ratios [candidates, cases], summed over cases, but for a constant."""
-    gamma = np.vectorize(math.lgamma)
     found = (
-        gamma((freedom + lent) / 2) - gamma(lent / 2)
+        _log_gamma((freedom + lent) / 2) - _log_gamma(lent / 2)
         + freedom / 2 * np.log(ratio / lent)
         - (freedom + lent) / 2 * np.log1p(freedom * ratio / lent)
     )  # fmt: skip
@@ -92,17 +92,13 @@ def _log_likelihood(ratio: Array, freedom: Array, lent: Array) -> Array:
 
 def digamma(x: Array) -> Array:
     """The derivative of the logarithm of the gamma function, above 0."""
-    shift, far = np.zeros_like(x), x.astype(float)
-    for _ in range(6):
-        shift, far = shift - 1 / far, far + 1
-    series = -1 / (2 * far) - 1 / (12 * far**2) + 1 / (120 * far**4) - 1 / (252 * far**6)
-    return np.asarray(shift + np.log(far) + series)
+    return np.asarray(torch.special.digamma(torch.from_numpy(x)))
 
 
 def trigamma(x: Array) -> Array:
     """The derivative of `digamma`: the variance of the logarithm of a gamma variable."""
-    shift, far = np.zeros_like(x), x.astype(float)
-    for _ in range(6):
-        shift, far = shift + 1 / far**2, far + 1
-    series = 1 / far + 1 / (2 * far**2) + 1 / (6 * far**3) - 1 / (30 * far**5) + 1 / (42 * far**7)
-    return np.asarray(shift + series)
+    return np.asarray(torch.special.polygamma(1, torch.from_numpy(x)))
+
+
+def _log_gamma(x: Array) -> Array:
+    return np.asarray(torch.special.gammaln(torch.from_numpy(x)))

@@ -1,4 +1,4 @@
-"""Sizes of the inputs of a Combiner's kernels, and how its summaries are numbered there."""
+"""What the kernels of Combiner-Fixed and -Logsparse are asked for, and the sizes of inputs."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,25 @@ KINDS = {"max": 0, "mean": 1, "mean+size": 2, "variational": 3}
 LOG2E = 1.4426950408889634
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A resolved Combiner-Fixed, or -Logsparse with `block` a power of two.
+
+    kind: of summaries.
+    scale: factor on the scores.
+    """
+
+    block: int
+    near: int
+    sink: int
+    kind: str
+    causal: bool
+    scale: float
+
+
 @dataclass(frozen=True)
 class InputSizes:
-    """Of q, k and v.
+    """Of q, k and v, and what they are asked for.
 
     shape: B batch, H query heads, L length, D head width.
     kv_heads: Hkv.
@@ -21,6 +37,7 @@ class InputSizes:
     kv_heads: int
     dtype: torch.dtype
     exactness: str
+    form: Form
 
     @property
     def heads(self) -> int:
@@ -52,6 +69,20 @@ class InputSizes:
     @property
     def half(self) -> bool:
         return self.dtype.itemsize == 2
+
+    @property
+    def kind(self) -> int:
+        return KINDS[self.form.kind]
+
+    @property
+    def biased(self) -> bool:
+        """Whether summaries have a bias."""
+        return self.kind >= KINDS["mean+size"]
+
+    @property
+    def scale(self) -> float:
+        """The factor on the scores, in units of log 2."""
+        return self.form.scale * LOG2E
 
 
 def power(count: int) -> int:

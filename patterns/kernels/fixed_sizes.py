@@ -1,4 +1,4 @@
-"""What the kernels of Combiner-Fixed are asked for, and the sizes that follow from it.
+"""The sizes that follow from what the kernels of Combiner-Fixed are asked for.
 
 B batch, H query heads, Hkv key-value heads, L length, D head width.
 """
@@ -6,26 +6,12 @@ B batch, H query heads, Hkv key-value heads, L length, D head width.
 from dataclasses import dataclass
 from typing import Any
 
-from patterns.kernels.input_sizes import KINDS, LOG2E, InputSizes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """A resolved Combiner-Fixed; `scale` is the factor on the scores."""
-
-    block: int
-    near: int
-    sink: int
-    kind: str
-    causal: bool
-    scale: float
+from patterns.kernels.combiner_form import InputSizes
 
 
 @dataclass(frozen=True)
 class Sizes(InputSizes):
     """Sizes and constants that all launches of a call share."""
-
-    form: Fixed
 
     @property
     def blocks(self) -> int:
@@ -54,12 +40,12 @@ class Sizes(InputSizes):
     @property
     def biases(self) -> int:
         """Far keys that have a bias."""
-        return self.columns if KINDS[self.form.kind] >= KINDS["mean+size"] else 0
+        return self.columns if self.biased else 0
 
     @property
     def counts(self) -> tuple[int, int, int, float, int]:
         """Numbers that every kernel but `row_products` takes."""
-        return self.length, self.blocks, self.sink, self.form.scale * LOG2E, self.heads
+        return self.length, self.blocks, self.sink, self.scale, self.heads
 
     @property
     def constants(self) -> dict[str, Any]:
@@ -83,5 +69,5 @@ class Sizes(InputSizes):
         return {
             **self.reading,
             "PLAIN": self.form.causal and self.sink < self.form.block,
-            "BIASED": KINDS[self.form.kind] >= KINDS["mean+size"],
+            "BIASED": self.biased,
         }
