@@ -5,7 +5,6 @@ In float64 it is what is expected; in the dtype of the run it says how far round
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -74,8 +73,10 @@ def expected_gradients(
     """What the gradients of q, k and v should be, for these gradients of these rows."""
     pieces = _pieces(inputs)
     d_pieces = torch.split(d_rows, pieces[0][0].shape[1], 1)
+    # In the dtype of the run a graph of more rows rounds their sum once more, and allows more.
+    few_rows = max(1, _GRAPH_ELEMENTS // inputs[0].numel())
     found = [
-        _expected_piece(pattern, piece, rows, d_some, scale)
+        _expected_piece(pattern, piece, rows, d_some, scale, few_rows)
         for piece, d_some in zip(pieces, d_pieces, strict=True)
     ]
     parts = list(zip(*found, strict=True))
@@ -96,11 +97,17 @@ def expected_gradients(
 
 
 def _expected_piece(
-    pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
+    pattern: Pattern,
+    inputs: Inputs,
+    rows: Tensor,
+    d_rows: Tensor,
+    scale: float | None,
+    few_rows: int,
 ) -> list[Expected]:
     """The same for some heads; each `plain_share` is still a norm."""
-    precise = _gradients(pattern, _doubled(inputs), rows, d_rows.double(), scale)
-    plain = _gradients(pattern, inputs, rows, d_rows, scale)
+    many = _many_rows(inputs[0])
+    precise = _gradients(pattern, _doubled(inputs), rows, d_rows.double(), scale, many)
+    plain = _gradients(pattern, inputs, rows, d_rows, scale, few_rows)
     one = torch.ones(1, device=rows.device, dtype=torch.float64)
     found = [
         _expected(value, coarse, value, value.norm(), one)
@@ -113,13 +120,19 @@ def _expected_piece(
 
 
 def _gradients(
-    pattern: Pattern, inputs: Inputs, rows: Tensor, d_rows: Tensor, scale: float | None
+    pattern: Pattern,
+    inputs: Inputs,
+    rows: Tensor,
+    d_rows: Tensor,
+    scale: float | None,
+    step: int,
 ) -> list[Tensor]:
-    """Autograd through the definition, a few rows at a time, summed without further rounding."""
+    """Autograd through the definition, `step` rows at a time, summed without further rounding."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     wide = torch.promote_types(inputs[0].dtype, torch.float32)
     totals = [torch.zeros_like(x, dtype=wide) for x in inputs]
-    for some, d_some in _slices(inputs[0], rows, d_rows):
+    parts = zip(torch.split(rows, step), torch.split(d_rows, step, dim=2), strict=True)
+    for some, d_some in parts:
         with torch.enable_grad():
             out = _output(pattern, (leaves[0], leaves[1], leaves[2]), some, scale)
         found = torch.autograd.grad(out, leaves, d_some, allow_unused=True)
@@ -129,12 +142,12 @@ def _gradients(
     return totals
 
 
-def _slices(q: Tensor, rows: Tensor, d_rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _many_rows(q: Tensor) -> int:
+    """How many rows one graph may have: the fewer graphs, the less often regions are pooled."""
     most = _GRAPH_ELEMENTS
-    if q.is_cuda:  # the fewer graphs, the better: each pools the regions of the whole sequence anew
+    if q.is_cuda:
         most = max(most, free_bytes(q.device) // _GRAPH_BYTES)
-    step = max(1, most // q.numel())
-    return zip(torch.split(rows, step), torch.split(d_rows, step, dim=2), strict=True)
+    return max(1, most // q.numel())
 
 
 def _output(pattern: Pattern, inputs: Inputs, rows: Tensor, scale: float | None) -> Tensor:

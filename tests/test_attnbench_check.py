@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -233,6 +233,23 @@ def test_gradients_summed_in_slices_are_the_same(monkeypatch: pytest.MonkeyPatch
     assert sliced.reason is None
     for name in ("output", "dq", "dk", "dv"):
         assert sliced.seen[name]["bound"] == pytest.approx(whole.seen[name]["bound"], rel=1e-6)
+
+
+def test_smaller_pieces_allow_no_more_rounding(monkeypatch: pytest.MonkeyPatch):
+    form, inputs = pattern("local[window=20]"), draw(100, torch.bfloat16)
+    monkeypatch.setattr(definition, "_GRAPH_ELEMENTS", 3 * inputs[0].numel())
+    monkeypatch.setattr(definition, "_PIECE_ELEMENTS", inputs[0].numel() // 2)
+    steps, real = [], definition._gradients
+
+    def noted(pattern: Pattern, pieces: definition.Inputs, *more: Any) -> list[Tensor]:
+        steps.append((pieces[0].dtype, more[-1]))
+        return real(pattern, pieces, *more)
+
+    monkeypatch.setattr(definition, "_gradients", noted)
+    rows = check_rows(form, 100)
+    d_rows = torch.ones(2, 4, len(rows), 16, dtype=torch.bfloat16)
+    definition.expected_gradients(form, inputs, rows, d_rows, None)
+    assert steps == 2 * [(torch.float64, 6), (torch.bfloat16, 3)]
 
 
 def test_backends_and_passes_of_a_pattern_share_its_reference(monkeypatch: pytest.MonkeyPatch):
