@@ -1,6 +1,7 @@
 """Nothing in a figure covers anything else, leaves the page, or takes room it does not need."""
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -166,7 +167,7 @@ def cells(layers: int, heads_: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_heads_of_one_layer_are_rows_with_their_numbers():
+def test_titled_one_layer_are_rows_with_their_numbers():
     one = cells(1, 3)
     assert heads.height(24, 1, narrow=False) < heads.height(24, 4, narrow=False)
     figure = drawn(lambda each: heads.draw(each, one), WIDE, heads.height(3, 1, narrow=False))
@@ -187,6 +188,8 @@ def test_heads_of_one_layer_are_rows_with_their_numbers():
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 def test_a_triptych_keeps_all_of_its_words_on_the_page(run: Run, width: float):
     found = view(load_map(next(Path(run.folder, "maps").glob("*.npz"))))
+    case = {**found.case, "asked": "combiner-axial-horizontal[columns=32]"}
+    found = replace(found, meta={**found.meta, "case": case})
     height = triptych.height(width == NARROW)
     figure = drawn(lambda one: triptych.draw(one, found, 0, "TV 0.5 · KL 0.6"), width, height)
     edge = figure.bbox
@@ -196,6 +199,10 @@ def test_a_triptych_keeps_all_of_its_words_on_the_page(run: Run, width: float):
         assert box.x1 <= edge.x1
     maps: list[Axes] = [axes for axes in figure.axes if axes.get_xlabel()]
     assert len(maps) == 4
+    said = {axes.get_title(loc=side) for axes in maps for side in ("left", "right")}
+    titled = [one for one in texts(figure) if one.get_text() in said]
+    assert len(titled) == 6
+    assert not any(box_of(a).overlaps(box_of(b)) for a, b in combinations(titled, 2))
     labels = [axes.xaxis.label for axes in maps]
     titles = [one for one in texts(figure) if one.get_text() in ("difference", "|difference|")]
     assert all(box_of(one).y0 >= edge.y0 for one in labels)

@@ -29,7 +29,7 @@ def height(narrow: bool) -> float:
 
 
 def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
-    """Four panels of one head; `title` is the measured distance, said above them."""
+    """Four panels of one head; `title` is the measured distance, said above the difference."""
     narrow = is_narrow(figure)
     width, tall = figure.get_size_inches()
     most = 2.36 if narrow else 2.5
@@ -45,15 +45,14 @@ def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
         LogNorm(*limits),
     )
     named = ("full attention", found.asked.partition("[")[0], "difference", "|difference|")
-    asides = ("", "", "pattern \u2212 full", "taken before pooling")
+    asides = ("", "", title or "pattern \u2212 full", "taken before pooling")
     values = (full, effective, found.difference[head], found.absolute[head])
     maps = (WEIGHTS, WEIGHTS, SIGNED, ABSOLUTE)
+    step = (tall - 0.1) / (4 if narrow else 2)
     for index in range(4):
         row, column = (index, 0) if narrow else divmod(index, 2)
         x = 0.42 + column * (width - 0.92 - side)
-        y = tall - 0.3 - side - row * (side + 0.66)
-        if narrow:
-            y = tall - 0.3 - side - row * (tall - 0.1) / 4
+        y = tall - 0.3 - side - row * step
         axes = figure.add_axes((x / width, y / tall, side / width, side / tall))
         image = panel(axes, values[index], found, norms[index], maps[index])
         bar = figure.add_axes(((x + side + 0.06) / width, y / tall, 0.08 / width, side / tall))
@@ -63,10 +62,6 @@ def draw(figure: Figure, found: Map, head: int, title: str = "") -> None:
         if asides[index]:
             axes.set_title(asides[index], loc="right", fontsize=6.2, fontweight="normal",
                            color=FAINT, pad=4)  # fmt: skip
-    if title:
-        axes = figure.axes[2]
-        figure.axes[2].set_title(title, loc="right", fontsize=6.6, color=FAINT, pad=4,
-                                 fontweight="normal")  # fmt: skip
 
 
 def shared_limits(full: np.ndarray, effective: np.ndarray, seen: np.ndarray) -> tuple[float, float]:
